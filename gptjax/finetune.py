@@ -13,7 +13,7 @@ from gptjax.config import finetuning, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.configs import registry
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.runtime import atomic, run_dir
 from gptjax.training import loop, resume
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         help="trace N steps for xprof and Perfetto into DIR/profile",
     )
     train.add_new_record(parser)
-    rendezvous.add_distributed_flags(parser)
+    cluster.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
     from gptjax.report import console
 
-    process_info = rendezvous.detect(
+    process_info = cluster.detect(
         args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
     )
     if process_info is not None and args.seeds > 1:

@@ -7,7 +7,7 @@ from gptjax.config import find_files, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.configs import registry
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.runtime import run_dir
 from gptjax.training import loop, pretraining, resume
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     from gptjax.distributed import processes
     from gptjax.weights import load
 
-    process_info = rendezvous.detect(
+    process_info = cluster.detect(
         args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
     )
     with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
@@ -88,7 +88,7 @@ def read_arguments(arguments: list[str], local: bool = True) -> tuple[argparse.N
     )
     parser.add_argument("--tokens", metavar="N", type=parse.int_argument(), help=tokens_help)
     add_new_record(parser)
-    rendezvous.add_distributed_flags(parser)
+    cluster.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     config = cli.resolve_config(args, local)
     BatchSchedule(

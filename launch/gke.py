@@ -8,7 +8,7 @@ import sys
 
 from gptjax import cli, train
 from gptjax.config import parse
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.launch import checks
 from gptjax.sharding import topology
 
@@ -114,7 +114,7 @@ def make_jobset(
         "name": "train",
         "image": image,
         "command": ["sh", "-c", f"exec python -m gptjax.train {shlex.join(arguments)}{tail}"],
-        "env": [{"name": rendezvous.NONCE_ENV, "value": checks.new_nonce()}],
+        "env": [{"name": cluster.NONCE_ENV, "value": checks.new_nonce()}],
         "ports": [{"containerPort": port} for port in (8471, 8080, 8431)]
         if "google.com/tpu" in resource
         else [],

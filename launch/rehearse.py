@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from gptjax import cli
 from gptjax.config import parse
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.launch import checks
 
 EXAMPLE = (
@@ -158,7 +158,7 @@ def start_workers(
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "PYTHONUNBUFFERED": "1",
-        rendezvous.NONCE_ENV: checks.new_nonce(),
+        cluster.NONCE_ENV: checks.new_nonce(),
     }
     workers = Workers(commands, environment, on_line)
     old_handler = signal.signal(

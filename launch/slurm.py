@@ -9,7 +9,7 @@ import sys
 
 from gptjax import cli
 from gptjax.config import parse
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.launch import checks
 
 EXAMPLE = """python -m gptjax.launch.slurm --nodes=4 --time=3-00:00:00 -- --config=gpt3_xl --run_dir=/shared/runs/xl | sbatch
@@ -115,12 +115,7 @@ def make_script(
     for flag in sbatch:
         checks.check_match(flag, "-[^#]+", "--sbatch", "a flag of sbatch, as --partition=gpu")
     lines = "".join(f"#SBATCH {flag}\n" for flag in sbatch)
-    fields = {
-        "name": name,
-        "time": time,
-        "python": shlex.quote(python),
-        "nonce": rendezvous.NONCE_ENV,
-    }
+    fields = {"name": name, "time": time, "python": shlex.quote(python), "nonce": cluster.NONCE_ENV}
     return SCRIPT.format(program=program, arguments=arguments, more=lines, **fields, **numbers)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gptjax import cli, train
 from gptjax.config import parse
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.launch import checks
 from gptjax.sharding import topology
 
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> list[list[str]]:
     """Commands that copy this checkout to every host, install it, and start training on all; it
     continues when this program ends.
     """
-    nonce = f"{rendezvous.NONCE_ENV}={checks.new_nonce()}"
+    nonce = f"{cluster.NONCE_ENV}={checks.new_nonce()}"
     train_command = (
         f"cd {FOLDER} && {nonce} nohup .venv/bin/python -m gptjax.train "
         f"{shlex.join(args.arguments)} > ../{LOG_FILE} 2>&1 < /dev/null &"

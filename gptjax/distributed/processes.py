@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from gptjax.config import overrides
 from gptjax.config.schema import Config
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster, rendezvous
 from gptjax.distributed.connection import Connection
 from gptjax.runtime import errors
 
@@ -248,7 +248,7 @@ def skip_pause(since: float, before: float, now: float, interval: float) -> floa
 
 
 def initialize(
-    process_info: rendezvous.ProcessInfo | None, config: Config, seconds: float
+    process_info: cluster.ProcessInfo | None, config: Config, seconds: float
 ) -> ProcessGroup:
     """Connects the processes, checks that they agree, and starts jax.distributed; call it before
     using jax.

@@ -1,5 +1,4 @@
-"""Rendezvous: the processes of a run find each other by flags or by what jax detects, and connect
-to process 0.
+"""Rendezvous: the processes of a run connect to process 0, and each proves that it is one of them.
 
 They meet before jax.distributed starts, on the port below the coordinator's, because jax's service
 ends a late process with a C++ trace. Messages are lines of JSON. The connections stay open for the
@@ -8,181 +7,36 @@ whole run: a closed connection means a dead process.
 The port is open to anyone who can reach it. A first line that is not a greeting of this run, is
 longer than MAX_HELLO_BYTES or takes longer than HELLO_TIMEOUT is dropped without a reply; any
 number of such strangers cost neither time nor memory, and the config is never sent to one. A
-launcher gives all processes one secret in the environment (NONCE_ENV), and each proves that it
-knows it. Without the secret, anyone who knows the protocol can pose as a process, as at jax's own
-coordinator, which has no authentication: keep both ports within the cluster.
+launcher gives all processes one secret in the environment (cluster.NONCE_ENV), and each proves that
+it knows it. Without the secret, anyone who knows the protocol can pose as a process, as at jax's
+own coordinator, which has no authentication: keep both ports within the cluster.
 """
 
-import argparse
 import contextlib
-import dataclasses
-import hashlib
 import hmac
 import itertools
-import os
-import re
 import selectors
 import socket
 import time
 from collections.abc import Iterator
 
 from gptjax.config import parse
+from gptjax.distributed import cluster
 from gptjax.distributed.connection import Connection
-from gptjax.runtime import errors
 
-NONCE_ENV = "GPTJAX_NONCE"
 MAX_HELLO_BYTES = 2**16  # the longest first line, from a peer that is not identified yet
 # Unidentified connections that may be open in addition to the processes' own; beyond that the
 # oldest is closed.
 MAX_UNKNOWN_PEERS = 64
-MAX_PROCESSES = 100_000
-HOST_PATTERN = (
-    r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,44}\]?"
-)
 HELLO_TIMEOUT = 10.0  # seconds for a first message, after which a silent peer is dropped
 # Seconds during which a peer that process 0 dropped retries: it may have been taken for one of
 # many strangers.
 RETRY_SECONDS = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class ProcessInfo:
-    """One process's place among all, as for jax.distributed.initialize. coordinator: HOST:PORT of
-    process 0. nonce: a secret that only the processes of the run know.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_device_ids: list[int] | None = None
-    nonce: str = ""
-
-    def proof(self, process_id: int) -> str:
-        """HMAC by which the process with this id proves that it knows the nonce."""
-        return hmac.new(
-            self.nonce.encode("utf-8", "replace"),
-            f"gptjax {process_id} of a run".encode(),
-            hashlib.sha256,
-        ).hexdigest()
-
-
-def add_distributed_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a program that may run on multiple hosts; `detect` interprets them."""
-    group = parser.add_argument_group(
-        "many hosts", "Found by itself on TPU pods, GKE and Slurm; elsewhere each process is told."
-    )
-    group.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="where process 0 listens, on this port and the one below",
-    )
-    group.add_argument(
-        "--num_processes",
-        metavar="N",
-        type=parse.int_argument(1, MAX_PROCESSES),
-        help="how many there are; 1 asks no cluster",
-    )
-    group.add_argument(
-        "--process_id",
-        metavar="I",
-        type=parse.int_argument(0, MAX_PROCESSES - 1),
-        help="which one this is, from 0",
-    )
-    seconds = parse.float_argument(0, 1e7, above=True)
-    group.add_argument(
-        "--initialization_timeout",
-        metavar="S",
-        type=seconds,
-        default=300.0,
-        help="how long they wait for each other (default: 300)",
-    )
-
-
-def detect(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
-) -> ProcessInfo | None:
-    """Returns this process's place: from the flags or else from what jax detects (TPU pods, GKE,
-    Slurm, Open MPI, Kubernetes jobs). None: a single process.
-
-    Raises ValueError if only part of it is given, or if the coordinator's name cannot be resolved
-    within `seconds`.
-    """
-    if num_processes == 1:
-        return None
-    coordinator, ids = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"), None
-    if None in (coordinator, num_processes, process_id):
-        coordinator, num_processes, process_id, ids = _detect_cluster(
-            coordinator, num_processes, process_id, seconds
-        )
-    if num_processes == 1 or (coordinator, num_processes, process_id) == (None, None, None):
-        return None
-    if coordinator is None or num_processes is None or process_id is None:
-        flags = [
-            f"--{name}={value}"
-            for name, value in zip(
-                ("coordinator", "num_processes", "process_id"),
-                (coordinator, num_processes, process_id),
-                strict=True,
-            )
-            if value is not None
-        ]
-        raise ValueError(
-            f"{' '.join(flags)}: give --coordinator, --num_processes and --process_id, or none of "
-            "them on "
-            "a TPU pod, GKE or Slurm"
-        )
-    host, _, port = coordinator.rpartition(":")
-    if (
-        not re.fullmatch(HOST_PATTERN, host)
-        or not re.fullmatch("[0-9]{1,5}", port)
-        or not 2 <= int(port) < 65536
-    ):
-        raise ValueError(
-            f"--coordinator={parse.one_line(coordinator, 100)}: give HOST:PORT of process 0; the "
-            "port below is used too"
-        )
-    if not 0 <= process_id < num_processes <= MAX_PROCESSES:
-        raise ValueError(
-            f"--process_id={process_id}: with --num_processes={num_processes} give one from 0 to "
-            f"{min(num_processes, MAX_PROCESSES) - 1}"
-        )
-    return ProcessInfo(
-        coordinator,
-        num_processes,
-        process_id,
-        ids,
-        os.environ[NONCE_ENV] if NONCE_ENV in os.environ else "",
-    )
-
-
-def _detect_cluster(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: float
-) -> tuple:
-    """Returns (coordinator, num_processes, process_id, local device ids), each None filled in from
-    the cluster that jax detects.
-    """
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not {
-        "JOB_COMPLETION_INDEX",
-        "TPU_WORKER_HOSTNAMES",
-    } & {*os.environ}:
-        # A standalone pod: jax would fail, since it expects one of an indexed job.
-        return coordinator, num_processes, process_id, None
-    # jax.distributed.initialize uses it too, but fails if there is no cluster.
-    from jax._src import clusters
-
-    try:
-        return clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, num_processes, process_id, None, None, max(1, int(seconds))
-        )
-    # Malformed environment variables raise any of these.
-    except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
-        raise ValueError(
-            f"jax found a cluster here but not its processes ({errors.first_line(error)}); give "
-            "--coordinator, --num_processes and --process_id"
-        ) from error
-
-
-def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[int, Connection]]:
+def connect(
+    process_info: cluster.ProcessInfo, seconds: float
+) -> tuple[list[str], dict[int, Connection]]:
     """Connects all processes and returns (the host of each, connections): process 0's connections
     to all others, or the others' one to process 0.
 
@@ -207,7 +61,7 @@ def connect(process_info: ProcessInfo, seconds: float) -> tuple[list[str], dict[
     return names, connections
 
 
-def _listen(process_info: ProcessInfo, port: int) -> socket.socket:
+def _listen(process_info: cluster.ProcessInfo, port: int) -> socket.socket:
     try:
         if socket.has_dualstack_ipv6():
             return socket.create_server(
@@ -308,7 +162,7 @@ class _Handshakes:
 
 
 def _wait_for_peers(
-    process_info: ProcessInfo,
+    process_info: cluster.ProcessInfo,
     server: socket.socket,
     connections: dict[int, Connection],
     seconds: float,
@@ -354,12 +208,12 @@ def _wait_for_peers(
     raise ValueError(
         f"of {process_info.num_processes} processes "
         f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''} did not connect to "
-        f"process 0 within {seconds:g} s; start them with the same --coordinator (and {NONCE_ENV}, "
-        "if it is set), or wait longer with --initialization_timeout"
+        f"process 0 within {seconds:g} s; start them with the same --coordinator (and "
+        f"{cluster.NONCE_ENV}, if it is set), or wait longer with --initialization_timeout"
     )
 
 
-def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str] | None:
+def _parse_hello(process_info: cluster.ProcessInfo, line: bytes) -> tuple[int, int, str] | None:
     """Parses a greeting into (process id, number of processes, host); None unless it proves to be
     of this run.
     """
@@ -373,8 +227,8 @@ def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str]
                 **more,
             } if not more:
                 fits = (
-                    0 <= process < MAX_PROCESSES
-                    and 0 <= processes <= MAX_PROCESSES
+                    0 <= process < cluster.MAX_PROCESSES
+                    and 0 <= processes <= cluster.MAX_PROCESSES
                     and bool not in (type(process), type(processes))
                 )
                 if fits and _equal(proof, process_info.proof(process)):
@@ -383,7 +237,7 @@ def _parse_hello(process_info: ProcessInfo, line: bytes) -> tuple[int, int, str]
 
 
 def _connect_to_zero(
-    process_info: ProcessInfo, address: tuple[str, int], seconds: float, deadline: float
+    process_info: cluster.ProcessInfo, address: tuple[str, int], seconds: float, deadline: float
 ) -> tuple[list[str], dict[int, Connection]]:
     """Connects to process 0 and waits until all processes have arrived."""
     peer, first_refusal = f"process 0 at {address[0]}, port {address[1]},", None
@@ -419,7 +273,7 @@ def _connect_to_zero(
         if first_refusal is not None and now > min(deadline, first_refusal + RETRY_SECONDS):
             raise ValueError(
                 f"{peer} ended during the rendezvous: see its own output; or it belongs to another "
-                f"run and its {NONCE_ENV} differs; or not all arrived within {seconds:g} s"
+                f"run and its {cluster.NONCE_ENV} differs; or not all arrived within {seconds:g} s"
             )
         if now > deadline:
             raise ValueError(
@@ -430,7 +284,7 @@ def _connect_to_zero(
         time.sleep(0.2)
 
 
-def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str]:
+def _parse_answer(process_info: cluster.ProcessInfo, reply: dict, peer: str) -> list[str]:
     """Returns the hosts of all processes from process 0's answer. Raises ValueError with the error
     that it reports, or if the answer is not from process 0.
     """
@@ -443,7 +297,7 @@ def _parse_answer(process_info: ProcessInfo, reply: dict, peer: str) -> list[str
             raise ValueError(error)
     raise ValueError(
         f"the program that answers as {peer} is not process 0 of this run; is --coordinator right, "
-        f"and {NONCE_ENV} the same everywhere?"
+        f"and {cluster.NONCE_ENV} the same everywhere?"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptjax.sharding import topology
+from gptjax.sharding import chips, topology
 
 # Eigen for matrix products and YNNPACK only for sums over rows, since its products are slower
 # within a step. oneDNN's products are the fastest but unused: inside a loop they deadlock (jaxlib
@@ -30,7 +30,7 @@ def options(device: Any) -> dict[str, str]:
     """
     if device.platform == "cpu":
         return _cpu_options()
-    chip = topology.chip(device)
+    chip = chips.from_device(device)
     return (
         {}
         if chip is None or chip.fusion_kib is None

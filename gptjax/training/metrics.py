@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax.sharding import topology
+from gptjax.sharding import chips
 
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
     """Returns the model FLOPs utilization, 0 to 1: flops_per_token * tokens_per_s over the peak
     FLOP/s of `devices`; None if their peak is unknown. flops_per_token: of training, as
     config.count computes it (sparse layers at their true cost, recomputation not counted)."""
-    chip = topology.chip(devices[0])
+    chip = chips.from_device(devices[0])
     return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 
 

@@ -10,7 +10,7 @@ import pytest
 from gptjax.aot import compile, hlo_cost, report, step_time
 from gptjax.config import count, schema
 from gptjax.configs import registry
-from gptjax.sharding import topology
+from gptjax.sharding import chips, topology
 from tests import tiny
 
 LINK = 100e9  # bytes/s of one v5p link, in one direction
@@ -67,7 +67,7 @@ def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
     assert found == pytest.approx(products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12 / 0.5)
 
 
-def chips(target, shape):
+def stand_in_mesh(target, shape):
     """A mesh (data, fsdp, tensor, context) of stand-ins for chips, in the torus' own order."""
     places = list(np.ndindex(*target.layout))
     flat = [
@@ -92,7 +92,7 @@ def test_links_of_a_group():
     """8 x 8 x 8 closes to rings, 2 x 2 x 1 does not: two links a dimension, or one; between
     slices, the network."""
     pod = topology.from_name("v5p:8x8x8")
-    mesh = chips(pod, (1, 64, 8, 1))
+    mesh = stand_in_mesh(pod, (1, 64, 8, 1))
     line, plane, part = tuple(range(8)), tuple(range(0, 512, 8)), tuple(range(4))
     assert (
         step_time.group_axes(line, mesh) == "tensor" and step_time.group_axes(plane, mesh) == "fsdp"
@@ -105,13 +105,15 @@ def test_links_of_a_group():
     assert step_time.bandwidth(sends("collective-permute", line), mesh, pod) == LINK
     host = topology.from_name("v5p:2x2x1")
     assert (
-        step_time.bandwidth(sends("all-gather", (0, 1, 2, 3)), chips(host, (1, 4, 1, 1)), host)
+        step_time.bandwidth(
+            sends("all-gather", (0, 1, 2, 3)), stand_in_mesh(host, (1, 4, 1, 1)), host
+        )
         == 2 * LINK
     )
     two = topology.from_name("2xv5p:2x2x1")
     assert (
-        step_time.bandwidth(sends("all-reduce", ()), chips(two, (2, 4, 1, 1)), two)
-        == topology.CHIPS["v5p"].network_bandwidth
+        step_time.bandwidth(sends("all-reduce", ()), stand_in_mesh(two, (2, 4, 1, 1)), two)
+        == chips.CHIPS["v5p"].network_bandwidth
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gptjax.config import overrides
 from gptjax.configs import registry
-from gptjax.distributed import processes, rendezvous
+from gptjax.distributed import cluster, processes, rendezvous
 from gptjax.launch import rehearse
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ def together(n, act):
 
     def one(process):
         names, links = rendezvous.connect(
-            rendezvous.ProcessInfo(f"localhost:{port}", n, process), 20.0
+            cluster.ProcessInfo(f"localhost:{port}", n, process), 20.0
         )
         with processes.ProcessGroup(process, names, links) as party:
             try:
@@ -114,7 +114,7 @@ def test_config_code_and_jax_must_agree(monkeypatch):
     monkeypatch.setattr(rendezvous, "connect", lambda here, seconds: (["a"], {}))
     monkeypatch.setattr(processes.ProcessGroup, "assert_equal", assert_equal)
     c = registry.config("smoke")
-    processes.initialize(rendezvous.ProcessInfo("localhost:1", 1, 0), c, 1.0)
+    processes.initialize(cluster.ProcessInfo("localhost:1", 1, 0), c, 1.0)
     assert calls == [
         {"config": overrides.flatten(c), "code": processes.source_digest(), "jax": jax.__version__}
     ]
@@ -138,8 +138,8 @@ def test_the_source_digest_covers_names_and_contents(tmp_path):
 
 ONE = """
 import sys
-from gptjax.distributed import processes, rendezvous
-here = rendezvous.ProcessInfo(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
+from gptjax.distributed import cluster, processes, rendezvous
+here = cluster.ProcessInfo(f"localhost:{sys.argv[1]}", 3, int(sys.argv[2]))
 with processes.ProcessGroup(here.process_id, *rendezvous.connect(here, 20.0)) as party:
     party.heartbeat("step 7")
     party.all_gather(None)  # all are in step 7

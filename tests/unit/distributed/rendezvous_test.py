@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gptjax.distributed import processes, rendezvous
+from gptjax.distributed import cluster, processes, rendezvous
 from gptjax.launch import rehearse
 
 
@@ -19,7 +19,7 @@ def refusals(places, seconds):
 
     def one(place):
         with pytest.raises(ValueError) as caught:
-            rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", *place), seconds)
+            rendezvous.connect(cluster.ProcessInfo(f"localhost:{port}", *place), seconds)
         return str(caught.value)
 
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
@@ -53,7 +53,7 @@ def test_a_missing_process_0_is_reported_in_time():
             r".*refused"
         ),
     ):
-        rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
+        rendezvous.connect(cluster.ProcessInfo(f"localhost:{port}", 2, 1), 0.5)
 
 
 def test_a_port_in_use_is_a_one_line_error():
@@ -62,7 +62,7 @@ def test_a_port_in_use_is_a_one_line_error():
         with pytest.raises(
             ValueError, match=f"process 0 cannot listen on port {port}, .*give another port"
         ):
-            rendezvous.connect(rendezvous.ProcessInfo(f"localhost:{port + 1}", 2, 0), 0.5)
+            rendezvous.connect(cluster.ProcessInfo(f"localhost:{port + 1}", 2, 0), 0.5)
 
 
 def greeting(nonce="", **changes):
@@ -71,7 +71,7 @@ def greeting(nonce="", **changes):
         "process": 1,
         "processes": 2,
         "host": "x",
-        "proof": rendezvous.ProcessInfo("", 2, 1, nonce=nonce).proof(1),
+        "proof": cluster.ProcessInfo("", 2, 1, nonce=nonce).proof(1),
     }
     return (
         json.dumps(
@@ -112,7 +112,7 @@ STRANGERS = {
 
 def meet(port, process, nonce="secret", seconds=20.0):
     return rendezvous.connect(
-        rendezvous.ProcessInfo(f"localhost:{port}", 2, process, nonce=nonce), seconds
+        cluster.ProcessInfo(f"localhost:{port}", 2, process, nonce=nonce), seconds
     )
 
 

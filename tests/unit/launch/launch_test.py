@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 from gptjax.launch import gke, rehearse, slurm, tpu
 
 ROOT = Path(__file__).parents[3]
@@ -197,7 +197,7 @@ def test_a_jobset_for_tpu_slices(capsys):
         *TRAIN[1:],
     ]
     ((name, word),) = [(one["name"], one["value"]) for one in container["env"]]
-    assert name == rendezvous.NONCE_ENV and re.fullmatch("[0-9a-f]{32}", word)
+    assert name == cluster.NONCE_ENV and re.fullmatch("[0-9a-f]{32}", word)
     assert (
         word
         not in printed(

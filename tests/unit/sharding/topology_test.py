@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.config import schema
-from gptjax.sharding import device_mesh, topology, xla_options
+from gptjax.sharding import chips, device_mesh, topology, xla_options
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -102,7 +102,7 @@ def test_compile_only_tpus(name):
     target = topology.from_name(name)
     there = target.devices()
     assert len(there) == target.n_devices and there[0].platform == target.platform
-    assert {topology.chip(device) for device in there} == {target.chip}
+    assert {chips.from_device(device) for device in there} == {target.chip}
     if target.slices > 1:
         assert {device.slice_index for device in there} == {0, 1}
 
@@ -205,8 +205,8 @@ def test_peaks_are_those_of_the_data_sheets():
         "h200": 989,
         "a100": 312,
     }
-    assert {name: chip.flops for name, chip in topology.CHIPS.items()} == {
-        name: pytest.approx(peaks[name] * 1e12) for name in topology.CHIPS
+    assert {name: chip.flops for name, chip in chips.CHIPS.items()} == {
+        name: pytest.approx(peaks[name] * 1e12) for name in chips.CHIPS
     }
 
 
@@ -215,10 +215,10 @@ def test_the_h100_target_config_matches_the_chip():
         name: int(re.search(rf"{name}: (\d+)", topology.H100_TARGET_CONFIG)[1])
         for name in ("device_memory_size", "memory_bandwidth")
     }
-    chip = topology.CHIPS["h100"]
+    chip = chips.CHIPS["h100"]
     assert 0.9 < chip.hbm_bytes / sizes["device_memory_size"] <= 1
     assert chip.hbm_bandwidth == pytest.approx(sizes["memory_bandwidth"], rel=0.01)
 
 
 def test_a_cpu_has_no_specifications():
-    assert topology.chip(jax.devices()[0]) is None
+    assert chips.from_device(jax.devices()[0]) is None

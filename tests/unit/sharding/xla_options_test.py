@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gptjax.sharding import topology, xla_options
+from gptjax.sharding import chips, xla_options
 
 
 class Device:
@@ -21,7 +21,7 @@ HERE = jax.devices("cpu")[0]
 
 def test_options_by_device(monkeypatch):
     assert xla_options.options(Device("tpu", "TPU v5")) == {
-        "xla_tpu_scoped_vmem_limit_kib": str(topology.CHIPS["v5p"].fusion_kib)
+        "xla_tpu_scoped_vmem_limit_kib": str(chips.CHIPS["v5p"].fusion_kib)
     }
     assert (
         xla_options.options(Device("tpu", "TPU v4"))

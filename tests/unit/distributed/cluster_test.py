@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptjax.distributed import rendezvous
+from gptjax.distributed import cluster
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def bare(monkeypatch):
 
 
 def test_flags_give_the_process_info_and_none_means_alone(bare):
-    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo("h:80", 4, 3)
-    assert rendezvous.detect(None, None, None, 1.0) is None
-    assert rendezvous.detect("h:80", 1, None, 1.0) is None
+    assert cluster.detect("h:80", 4, 3, 1.0) == cluster.ProcessInfo("h:80", 4, 3)
+    assert cluster.detect(None, None, None, 1.0) is None
+    assert cluster.detect("h:80", 1, None, 1.0) is None
     bare.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # a pod by itself
-    assert rendezvous.detect(None, None, None, 1.0) is None
+    assert cluster.detect(None, None, None, 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_flags_give_the_process_info_and_none_means_alone(bare):
 )
 def test_incomplete_flags_are_refused(bare, given, said):
     with pytest.raises(ValueError) as refused:
-        rendezvous.detect(*given, 1.0)
+        cluster.detect(*given, 1.0)
     assert (
         said in str(refused.value)
         and "\n" not in str(refused.value)
@@ -67,15 +67,13 @@ def test_malformed_cluster_variables_are_a_one_line_error(bare):
     }.items():
         bare.setenv(f"SLURM_{name}", value)
     with pytest.raises(ValueError, match="jax found a cluster here but not its processes .*many"):
-        rendezvous.detect(None, None, None, 1.0)
+        cluster.detect(None, None, None, 1.0)
 
 
 def test_the_nonce_is_read_from_the_environment(bare):
-    bare.setenv(rendezvous.NONCE_ENV, "word")
-    assert rendezvous.detect("h:80", 4, 3, 1.0) == rendezvous.ProcessInfo(
-        "h:80", 4, 3, nonce="word"
-    )
-    assert rendezvous.detect("[::1]:80", 4, 3, 1.0).proof(3) != rendezvous.ProcessInfo(
+    bare.setenv(cluster.NONCE_ENV, "word")
+    assert cluster.detect("h:80", 4, 3, 1.0) == cluster.ProcessInfo("h:80", 4, 3, nonce="word")
+    assert cluster.detect("[::1]:80", 4, 3, 1.0).proof(3) != cluster.ProcessInfo(
         "h:80", 4, 3
     ).proof(3)
 
@@ -89,11 +87,9 @@ def test_slurm_is_found(bare):
         "LOCALID": "1",
     }.items():
         bare.setenv(f"SLURM_{name}", value)
-    assert rendezvous.detect(None, None, None, 1.0) == rendezvous.ProcessInfo(
-        "node03:61447", 16, 9, [1]
-    )
+    assert cluster.detect(None, None, None, 1.0) == cluster.ProcessInfo("node03:61447", 16, 9, [1])
     bare.setenv("SLURM_NTASKS", "1")
-    assert rendezvous.detect(None, None, None, 1.0) is None
+    assert cluster.detect(None, None, None, 1.0) is None
 
 
 def test_tpu_slices_on_gke_are_found(bare):
@@ -109,6 +105,4 @@ def test_tpu_slices_on_gke_are_found(bare):
     }
     for name, value in (there | slices).items():
         bare.setenv(name, value)
-    assert rendezvous.detect(None, None, None, 5.0) == rendezvous.ProcessInfo(
-        "localhost:8482", 6, 5
-    )
+    assert cluster.detect(None, None, None, 5.0) == cluster.ProcessInfo("localhost:8482", 6, 5)
