@@ -81,13 +81,13 @@ def source(module: str) -> str:
 
 def _parser_section(parser: argparse.ArgumentParser) -> str:
     """A parser as --help shows it: description, usage, a table a group of flags, examples."""
-    formatter = argparse.HelpFormatter(parser.prog, width=88)
+    formatter = parser.formatter_class(parser.prog, width=88)
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
     parts = [_description(parser.description or ""), f"```text\n{formatter.format_help()}```\n"]
     for title, actions in _groups(parser).items():
         if title:
             parts.append(f"{_cell(title[:1].upper() + title[1:])}\n")
-        rows = [(_flag(action), _cell(_help(parser, action))) for action in actions]
+        rows = [(_flag(parser, action), _cell(_help(parser, action))) for action in actions]
         parts.append(_table(("argument", "meaning"), rows))
     for title, _, example in [(parser.epilog or "").partition(":\n")]:
         if example:
@@ -118,11 +118,12 @@ def _description(text: str) -> str:
     )
 
 
-def _flag(action: argparse.Action) -> str:
+def _flag(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     value = ""
     if action.nargs != 0:
         choices = "|".join(map(str, action.choices or ()))
-        value = str(action.metavar or choices or action.dest.upper())
+        default = parser._get_formatter()._get_default_metavar_for_optional(action)
+        value = str(action.metavar or choices or default)
     names = action.option_strings or [value]
     shown = ", ".join(f"{name} {value}" if action.option_strings else name for name in names)
     return f"`{shown.strip()}`".replace("|", "\\|")
