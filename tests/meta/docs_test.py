@@ -14,9 +14,14 @@ LINK = re.compile(r"(?<!`)\]\(([^)\s#]*)(?:#[\w-]*)?\)")
 
 
 def problems(page, content: str) -> list[str]:
-    """What is wrong with the commands of a page, a line each."""
+    """What is wrong with the commands and programs of a page, a line each."""
     found = []
     for block in blocks(page, content):
+        if block.is_python:
+            try:
+                compile(block.text, str(block), "exec")
+            except SyntaxError as error:
+                found.append(f"{block}: {error}")
         for words in block.commands:
             error = check(words, content)
             if block.kind == "refused":
@@ -31,7 +36,7 @@ def problems(page, content: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_can_be_parsed(page):
+def test_commands_and_programs_can_be_parsed(page):
     assert problems(page, page.read_text()) == []
 
 
@@ -44,13 +49,7 @@ def test_a_page_with_wrong_commands_is_noticed(capsys):
     assert len(problems(page, text)) == 1, "another message than the one shown"
     text = "<!-- not run: so -->\n```bash\npython -m gptjax.plan --x=1\n```\n`make it`, `gptjax x`"
     assert len(problems(page, text)) == 3
-
-
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_programs_can_be_compiled(page):
-    for block in blocks(page):
-        if block.is_python:
-            compile(block.text, str(block), "exec")
+    assert len(problems(page, "```python\nimport gptjax\nprint(\n```\n")) == 1
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
