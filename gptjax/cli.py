@@ -62,27 +62,19 @@ class _Parser(argparse.ArgumentParser):
 
     def _normalize(self, words: list[str]) -> Iterator[str]:
         """Flags with underscores; `a.b=1` and `--a.b=1` as `--set=a.b=1` where that is a flag. A
-        word after a flag that takes one, or any number, is left alone.
+        word after a flag that takes one is left alone.
         """
-        flags, rest, many = self._option_string_actions, iter(words), False
+        flags, rest = self._option_string_actions, iter(words)
         for word in map(self._canonical, rest):
             name, equals, _ = word.partition("=")
             field = name.removeprefix("--")
             is_path = bool(re.fullmatch(r"[A-Za-z_][\w:-]*(\.[\w:-]+)*", field))
             is_spelled = name == field or "." in field or field in self.fields
-            many = flags[word].nargs == "*" if word in flags else many and name == field
             if word in flags:
                 yield word
                 if flags[word].nargs is None and (value := next(rest, None)) is not None:
                     yield value
-            elif (
-                is_path
-                and is_spelled
-                and equals
-                and "--set" in flags
-                and name not in flags
-                and not many
-            ):
+            elif is_path and is_spelled and equals and "--set" in flags and name not in flags:
                 yield f"--set={word.removeprefix('--')}"
             elif name.startswith("--") and name not in flags and (hint := self._hint(name)):
                 self.error(f"{word}: {hint}")

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count
+from gptjax.config import count, sweep
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Attention, Config
 from gptjax.configs import registry
@@ -29,13 +29,13 @@ has as many layers, but its own paper prints no size.
 With --topology: the whole training step, compiled for chips that are not here
 (v4, v5e, v5p, v6e, tpu7x: needs libtpu; h100: jax's CUDA wheels). Whether it
 fits, what each chip computes and sends, and how long a step takes at best. The
-exit status is 0 if it fits, and 1 if it does not. With --search as well:
-several ways to run it, ranked. Each takes minutes to compile."""
+exit status is 0 if it fits, and 1 if it does not. With --search or --grid as
+well: several ways to run it, ranked. Each takes minutes to compile."""
 EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
-  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
-  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search "mesh.tensor=1|2" "compute.remat=full|attention+mid" --set mesh.sharding=fsdp_tensor"""  # noqa: E501
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --grid "compute.remat=full|attention+mid"
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search"""
 
 
 def main(argv: list[str]) -> int | None:
@@ -47,21 +47,25 @@ def main(argv: list[str]) -> int | None:
         metavar="NAME",
         help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8",
     )
-    parser.add_argument(
-        "--search",
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--search", action="store_true", help="compile meshes by what layers save, and rank them"
+    )
+    ways.add_argument(
+        "--grid",
         metavar="PATH=A|B",
-        nargs="*",
-        help=(
-            "compile each combination of these values (without any: meshes by what layers keep) "
-            "and rank them"
-        ),
+        action="append",
+        default=[],
+        help="an axis of a grid of which every point is compiled, and ranked; repeatable",
     )
     args = parser.parse_args(argv)
+    points = sweep.grid(*map(sweep.parse_axis, args.grid)) if args.grid else ()
     if args.topology is not None:
-        return compile_and_report(cli.resolve_config(args), args.topology, args.search, args.json)
-    if args.search is not None:
+        config = cli.resolve_config(args)
+        return compile_and_report(config, args.topology, args.search, points, args.json)
+    if args.search or args.grid:
         raise ValueError(
-            "--search compiles for chips: say which with --topology=NAME, for example "
+            "--search and --grid compile for chips: say which with --topology=NAME, for example "
             "--topology=v5p:8x8x8"
         )
     if args.config is None and not args.assignments:
@@ -72,9 +76,11 @@ def main(argv: list[str]) -> int | None:
     print(json.dumps(figures, indent=1) if args.json else render_plan(figures))
 
 
-def compile_and_report(config: Config, name: str, search: list[str] | None, as_json: bool) -> int:
-    """Compiles for a topology and prints the estimate; returns 0 if the config, or a candidate of
-    the search, fits.
+def compile_and_report(
+    config: Config, name: str, search: bool, points: sweep.Points, as_json: bool
+) -> int:
+    """Compiles for a topology and prints the estimate; with `search` or points, of each candidate.
+    Returns 0 if the config, or a candidate, fits.
     """
     import os
 
@@ -90,7 +96,7 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
         compiled = compile.compile_step(config, target)
         return step_time.summarize(compiled, step_time.estimate(compiled))
 
-    if search is None:
+    if not search and not points:
         try:
             summary = summarize(config)
         except MemoryError as error:
@@ -99,7 +105,7 @@ def compile_and_report(config: Config, name: str, search: list[str] | None, as_j
         print(json.dumps(summary, indent=1) if as_json else report.render(summary))
         return 0 if summary["fits"] else 1
     rows: list[tuple[str, Any]] = []
-    choices = list(searching.candidates(config, target, search))
+    choices = list(searching.candidates(config, target, points))
     for i, (assignments, candidate) in enumerate(choices):
         print(f"{i + 1} of {len(choices)}: {assignments}", file=sys.stderr, flush=True)
         try:

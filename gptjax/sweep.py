@@ -145,7 +145,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
     """(name, the sweep, its recipe's config) that the arguments describe: of configs/, a grid,
     or both."""
-    axes = [parse_axis(text) for text in args.grid] + (
+    axes = [sweep.parse_axis(text) for text in args.grid] + (
         [sweep.seeds(args.seeds)] if args.seeds else []
     )
     if args.sweep is not None:
@@ -182,17 +182,6 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
     )
     name = args.config.rpartition(":")[2]
     return f"{name}_grid", sweep_spec, registry.config(args.config)
-
-
-def parse_axis(text: str) -> sweep.Points:
-    """Parses the text of --grid, PATH=VALUE|VALUE|..., into the axis of those values."""
-    path, equals, values = text.partition("=")
-    if not equals or not all(value.strip() for value in values.split("|")):
-        raise ValueError(
-            f"--grid {text}: give a path and its values, for example "
-            "train.schedule.peak_lr=1e-3|3e-3"
-        )
-    return sweep.each(path.strip(), *(value.strip() for value in values.split("|")))
 
 
 def print_sweeps() -> int:

@@ -32,6 +32,17 @@ def seeds(n: int) -> Points:
     return each("seed", *range(n))
 
 
+def parse_axis(text: str) -> Points:
+    """Parses the text of --grid, PATH=VALUE|VALUE|..., into the axis of those values."""
+    path, equals, values = text.partition("=")
+    if not equals or not all(value.strip() for value in values.split("|")):
+        raise ValueError(
+            f"--grid {text}: give a path and its values, for example "
+            "train.schedule.peak_lr=1e-3|3e-3"
+        )
+    return each(path.strip(), *(value.strip() for value in values.split("|")))
+
+
 def grid(*axes: Points) -> Points:
     """Returns every combination of one point from each axis; the last axis varies fastest.
     ValueError for more than MAX_POINTS."""

@@ -151,7 +151,7 @@ needs_libtpu = pytest.mark.skipif(
 def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
     """smoke's batch of 8 rows on four chips; and three meshes, of which two do not fit them."""
     assert (
-        plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3|6|4", "--json"])
+        plan.main(["--config=smoke", "--topology=v5p-8", "--grid", "mesh.fsdp=3|6|4", "--json"])
         == 0
     )
     said = capsys.readouterr()
@@ -164,7 +164,7 @@ def test_a_step_is_compiled_for_chips_that_are_not_here(capsys):
         < found["compute_seconds"] + found["kernel_seconds"]
         <= found["step_seconds"]
     )
-    assert plan.main(["--config=smoke", "--topology=v5p-8", "--search", "mesh.fsdp=3"]) == 1, (
+    assert plan.main(["--config=smoke", "--topology=v5p-8", "--grid", "mesh.fsdp=3"]) == 1, (
         "nothing that fits"
     )
     assert "mesh.fsdp=3  mesh data 1 x fsdp 3" in capsys.readouterr().out
@@ -181,8 +181,13 @@ def test_too_few_chips(capsys):
         (["--config=smoke", "--topology=v5p-9"], "there is no such v5p; nearest: v5p-8"),
         (
             ["--config=smoke", "--search"],
-            "--search compiles for chips: say which with --topology=NAME",
+            "--search and --grid compile for chips: say which with --topology=NAME",
         ),
+        (
+            ["--config=smoke", "--grid=mesh.fsdp=1|2"],
+            "--search and --grid compile for chips: say which with --topology=NAME",
+        ),
+        (["--config=smoke", "--grid=mesh.fsdp"], "--grid mesh.fsdp: give a path and its values"),
         (["--topology=v5p-8"], "say which config"),
     ],
 )
