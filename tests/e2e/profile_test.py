@@ -1,5 +1,5 @@
-"""What a profile shows: nothing is compiled again after the first steps, and neither data nor
-logging holds the device up."""
+"""What a profile shows: nothing is compiled again after the first steps, and each step is
+dispatched before the step before it is waited for and logged."""
 
 import gzip
 import json
@@ -15,9 +15,7 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
-    """(run directory, how many programs had been compiled when each step was reported). The model
-    is 20 times the smoke config's, so that a step takes longer than Python needs for its own
-    work."""
+    """(run directory, how many programs had been compiled when each step was reported)."""
     directory = tmp_path_factory.mktemp("profiled")
     text = directory / "text.txt"
     text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}. " for n in range(2000)))
@@ -68,20 +66,23 @@ def test_nothing_is_compiled_after_the_first_step(profiled):
     assert {seen[step] for step in range(2, STEPS)} == {seen[2]}
 
 
-def test_data_and_logging_are_no_bottleneck(profiled):
-    parts = profile.time_shares(profiled[0] / "profile")
-    assert set(parts) == set(profile.SPANS) and parts["step"] > 0
-    assert parts["data"] + parts["log"] < 0.2 * (parts["step"] + parts["wait"]), parts
-
-
-def test_perfetto_opens_it(profiled):
+def test_a_step_is_dispatched_before_the_one_before_is_logged(profiled):
+    """So data and logging hold the device up only if they take longer than a step; how long they
+    take is for bench/loop.py, on a machine with nothing else to do."""
     (path,) = (profiled[0] / "profile").rglob("perfetto_trace.json.gz")
-    names = [
-        event["name"]
+    spans = sorted(
+        (event["ts"], event["name"])
         for event in json.loads(gzip.open(path).read())["traceEvents"]
-        if "name" in event
-    ]
-    assert names.count("gptjax/step") == 4
+        if event.get("name", "").startswith("gptjax/")
+    )
+    expected = [f"gptjax/{name}" for name in ("data", "step", "wait", "log")] * 4
+    assert [name for _, name in spans] == expected
+
+
+def test_time_shares_are_those_of_all_activities(profiled):
+    shares = profile.time_shares(profiled[0] / "profile")
+    assert set(shares) == set(profile.SPANS) and min(shares.values()) > 0
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_a_negative_number_is_refused(capsys):
