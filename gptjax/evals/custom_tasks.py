@@ -22,7 +22,7 @@ from typing import Any
 from gptjax.config import evaluation, overrides, parse
 from gptjax.config.record import record
 from gptjax.data.sources import files
-from gptjax.evals import scorers
+from gptjax.evals import rouge_bleu, scorers
 from gptjax.evals.task import GRADE, GRADES, Item, Row, Task
 
 COLUMNS = {
@@ -304,7 +304,7 @@ def score(metric: str, prediction: str, item: Item) -> float:
     correct answers. BLEU is computed over all items.
     """
     return (
-        scorers.rouge(metric, prediction, item)
+        rouge_bleu.rouge(metric, prediction, item)
         if metric.startswith("rouge")
         else scorers.plain_text(metric, prediction, item)
     )

@@ -24,7 +24,7 @@ import numpy as np
 
 from gptjax.config import evaluation
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.evals import scorers
+from gptjax.evals import rouge_bleu
 from gptjax.evals.task import GRADE, GRADES, Item, Task
 
 # Metrics of a whole set of items.
@@ -288,12 +288,14 @@ def _aggregate_metric(
                 metric, f1_counts(outcomes), {"macro_f1": macro_f1, "f1a": f1a}[metric], seed
             )
         case "bleu" | "bleu_mb":
-            counts = scorers.bleu_counts(
+            counts = rouge_bleu.bleu_counts(
                 metric,
                 [outcome["written"] for outcome in outcomes],
                 list(map(item_from_outcome, outcomes)),
             )
-            return _bootstrap(metric, counts, lambda total: 100 * scorers.bleu(metric, total), seed)
+            return _bootstrap(
+                metric, counts, lambda total: 100 * rouge_bleu.bleu(metric, total), seed
+            )
         case _:
             raise AssertionError(f"{task.name} has no score for {metric}")
 

@@ -104,7 +104,7 @@ class Task:
     one: "[text]", "[[text]]") and, after a colon, its meaning; each row also has an `id`, by
     default its index. splits: (evaluated split, split of demonstrations), equal for tasks with only
     one. example: a made-up row, or the paper's own. data_hint: how to get the data, in one line.
-    score: for generation tasks, (metric, prediction, item) -> 0 to 1; None: scorers.corpus_bleu
+    score: for generation tasks, (metric, prediction, item) -> 0 to 1; None: rouge_bleu.corpus_bleu
     scores all together. scorer_source: the official scorer, if there is one. conventions: other
     protocols of this task, by name ("gpt2"). extra_metrics: metrics besides the protocol's and
     those like it. auto_fields: those of the protocol's shots, stops and n_tokens that were not

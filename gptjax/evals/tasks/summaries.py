@@ -2,13 +2,13 @@
 
 100 tokens, each sampled among the two most likely; their first three sentences are the summary.
 prompt_variant=no_hint gives the article alone. Not stated [chosen]: a newline before the hint;
-sentence splitting (scorers.split_sentences); an article that exceeds the context loses its end,
+sentence splitting (rouge_bleu.split_sentences); an article that exceeds the context loses its end,
 since news states the essentials first (OpenAI's later summaries, in lm-human-preferences, truncate
 there too).
 """
 
 from gptjax.config.evaluation import Protocol, TopK
-from gptjax.evals import scorers
+from gptjax.evals import rouge_bleu
 from gptjax.evals.task import Item, Row, Task, gpt2_scores, prompt_variant
 
 PROTOCOL = Protocol(shots=0, method=TopK(n_tokens=100, k=2), metric="rouge")
@@ -52,7 +52,7 @@ TASKS = (
             "the non-anonymised test set of github.com/abisee/cnn-dailymail (Hugging Face "
             "datasets: abisee/cnn_dailymail 3.0.0)"
         ),
-        score=scorers.rouge,
+        score=rouge_bleu.rouge,
         scorer_source="ROUGE-1.5.5 -m, by google-research rouge-score",
         paper_scores=(
             *gpt2_scores("rouge_1", 29.34),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import evaluation
-from gptjax.evals import metrics, scorers
+from gptjax.evals import metrics, rouge_bleu, scorers
 from gptjax.evals.task import Task, gpt3_scores
 
 
@@ -276,16 +276,18 @@ def test_the_bootstrap_of_counts_is_that_of_texts():
         found, again = scored(asked, outcomes)[metric], random.Random("0 bootstrap")
         sets = [again.choices(outcomes, k=len(outcomes)) for _ in range(metrics.N_RESAMPLES)]
         values = [
-            scorers.corpus_bleu(
+            rouge_bleu.corpus_bleu(
                 metric, [o["written"] for o in some], list(map(metrics.item_from_outcome, some))
             )
             for some in sets[:20]
         ]
-        counts = scorers.bleu_counts(
+        counts = rouge_bleu.bleu_counts(
             metric, [o["written"] for o in outcomes], list(map(metrics.item_from_outcome, outcomes))
         )
         index = {id(o): n for n, o in enumerate(outcomes)}
-        quick = [scorers.bleu(metric, counts[[index[id(o)] for o in some]].sum(0)) for some in sets]
+        quick = [
+            rouge_bleu.bleu(metric, counts[[index[id(o)] for o in some]].sum(0)) for some in sets
+        ]
         assert quick[:20] == pytest.approx(values, abs=1e-12)
         assert found.error == pytest.approx(100 * statistics.stdev(quick), rel=1e-12)
 
@@ -307,10 +309,10 @@ def test_bleu_is_sacrebleus():
     written, right = zip(*pairs, strict=True)
     theirs = sacrebleu.corpus_bleu(written, [right], tokenize="intl").score
     assert (
-        100 * scorers.corpus_bleu("bleu", written, items) == pytest.approx(theirs, rel=1e-9)
+        100 * rouge_bleu.corpus_bleu("bleu", written, items) == pytest.approx(theirs, rel=1e-9)
         and theirs > 1
     )
-    cut = scorers.moses_tokenizer("fr")
+    cut = rouge_bleu.moses_tokenizer("fr")
     moses = sacrebleu.corpus_bleu(
         [cut(text) for text in written],
         [[cut(text) for text in right]],
@@ -318,14 +320,14 @@ def test_bleu_is_sacrebleus():
         smooth_method="none",
         force=True,
     )
-    assert 100 * scorers.corpus_bleu("bleu_mb", written, items) == pytest.approx(
+    assert 100 * rouge_bleu.corpus_bleu("bleu_mb", written, items) == pytest.approx(
         moses.score, rel=1e-9
     )
 
 
 def test_bleu_of_several_right_answers_and_of_short_ones():
     def bleu(metric, written, *right):
-        return scorers.corpus_bleu(
+        return rouge_bleu.corpus_bleu(
             metric,
             [written],
             [metrics.item_from_outcome(outcome(answers=right, facts={"language": "en"}))],
