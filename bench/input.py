@@ -13,7 +13,7 @@ import time
 from gptjax import cli
 from gptjax.config import parse
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.data import loader
+from gptjax.data import loader, open_dataset
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=parse.int_argument(), default=7)
     args = parser.parse_args(arguments)
     config = cli.resolve_config(args)
-    dataset = loader.open_dataset(config, args.cache, print)
+    dataset = open_dataset.open_dataset(config, args.cache, print)
     batch_schedule = BatchSchedule(config)
     rates = [
         rate(

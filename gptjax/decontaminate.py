@@ -161,7 +161,7 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
                 "common": common,
             }
         finish_job(args, job, report)
-    report = read_report(args)
+    report = read_finished(args.out / "report.json")
     rows = [
         (name, *(f"{entry[key]:,}" for key in ("items", "grams", "seen", "common")))
         for name, entry in report["tasks"].items()
@@ -230,7 +230,7 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
             }
             report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
         finish_job(args, job, report)
-    report = read_report(args)
+    report = read_finished(args.out / "report.json")
     clean_scores.read_dirty_items(args.out)  # raises for files that were changed
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
@@ -344,9 +344,8 @@ def open_job(
     import numpy as np
 
     from gptjax.curate import count_ngrams, ngrams
-    from gptjax.data import tokenize
     from gptjax.data.sources import open
-    from gptjax.runtime import atomic, checksums
+    from gptjax.runtime import atomic, checksums, job_dir
 
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
@@ -358,7 +357,7 @@ def open_job(
     ngrams_digest = _digest(hashes, lengths)
     job = {
         "mode": args.mode,
-        "corpus": tokenize.describe(source),
+        "corpus": open.describe(source),
         "fingerprint": open.fingerprint(source),
         "tasks": {
             task.name: f"{len(task.texts):,} texts, digest {_digest(task_hashes, lengths)[:8]}"
@@ -367,37 +366,19 @@ def open_job(
         "rule": dataclasses.asdict(rule)
         | ({"compression": args.compression} if args.mode == "filter" else {}),
     }
-    is_finished, job_file = (args.out / "report.json").exists(), args.out / "job.json"
-    if job_file.exists():
-        try:
-            old_job = checksums.read(job_file)
-        except ValueError as error:
-            if is_finished:
-                raise ValueError(f"{error}; delete {args.out} and run it again") from None
-            print(f"{error}; it is written again")
-        else:
-            tokenize.check_same_job(
-                args.out,
-                old_job,
-                {
-                    name: value
-                    for name, value in job.items()
-                    if is_finished or name != "fingerprint"
-                },
-            )
-    elif args.out.is_dir() and any(args.out.iterdir()):
-        raise ValueError(f"{args.out} holds files of something else; give an empty directory")
     opened_job = Job(
         ngrams.HashSet(hashes),
         count_ngrams.split_corpus(source, ngrams_digest),
         args.out / "work" / "count",
         args.out / "work" / "cut",
     )
-    if is_finished:
+    if (args.out / "report.json").exists():
+        job_dir.check_same(args.out, read_finished(args.out / "job.json"), job)
         return opened_job
+    job_dir.check_unfinished(args.out, job, "*", print)
     for line in open.check(source):
         print(line)
-    checksums.save(job_file, job)
+    checksums.save(args.out / "job.json", job)
     for folder in (args.out, opened_job.count_dir, opened_job.clean_dir):
         folder.mkdir(parents=True, exist_ok=True)
         atomic.remove_partial(folder)
@@ -443,14 +424,14 @@ def finish_job(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> No
     shutil.rmtree(args.out / "work")
 
 
-def read_report(args: argparse.Namespace) -> dict[str, Any]:
-    """Reads the report of a finished job. Raises a one-line ValueError if it is damaged."""
+def read_finished(file: pathlib.Path) -> dict[str, Any]:
+    """Reads a record of a finished job. Raises a one-line ValueError if it is damaged."""
     from gptjax.runtime import checksums
 
     try:
-        return checksums.read(args.out / "report.json")
+        return checksums.read(file)
     except ValueError as error:
-        raise ValueError(f"{error}; delete {args.out} and run it again") from None
+        raise ValueError(f"{error}; delete {file.parent} and run it again") from None
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -56,14 +56,15 @@ def main(arguments: list[str]) -> None:
     )
     validation_sources = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
-    from gptjax.data import leakage, loader, run_tokenizer, tokenize  # slow, so not before --help
+    # slow to import, so not before --help
+    from gptjax.data import leakage, loader, open_dataset, run_tokenizer, tokenize
     from gptjax.report import console
 
     out = console.Console(quiet=False)
-    loader.check_weights(sources, out.print)
+    open_dataset.check_weights(sources, out.print)
     for source in separate:
         leakage.check_sources(sources, source)
-    loader.check_sources(sources, separate, validation_rule, out.print)
+    open_dataset.check_sources(sources, separate, validation_rule, out.print)
     model = run_tokenizer.model_path(spec, sources, validation_rule, args.out)
     if model is not None and all(
         (path / "manifest.json").exists() for path in train_sources
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> None:
     tokenizer = run_tokenizer.resolve(spec, sources, validation_rule, model, out.print)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (train_sources | validation_sources).items():
-        with out.progress_bar(tokenize.describe(source)) as advance:
+        with out.progress_bar(open.describe(source)) as advance:
             manifest = tokenize.tokenize_corpus(
                 source,
                 repr(spec),

@@ -7,7 +7,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.config.schema import Config, Constant, Model, Train
-from gptjax.data import loader, shards, tokenize
+from gptjax.data import open_dataset, shards, tokenize
 from gptjax.data.tokenizers import build
 
 N_CTX = 16
@@ -85,7 +85,7 @@ def config(*sources, n_vocab=257, n_ctx=N_CTX, spec=None, held_out=None, seed=0)
 
 
 def reading(tmp_path, *sources, say=lambda line: None, **options):
-    return loader.open_dataset(config(*sources, **options), tmp_path / "cache", say)
+    return open_dataset.open_dataset(config(*sources, **options), tmp_path / "cache", say)
 
 
 def refused(match, call):

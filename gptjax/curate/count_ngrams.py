@@ -19,7 +19,7 @@ from gptjax.curate import ngrams
 from gptjax.data import tokenize
 from gptjax.data.sources import open
 from gptjax.data.sources.document import Document
-from gptjax.runtime import checksums, errors, worker_pool
+from gptjax.runtime import atomic, checksums, errors, worker_pool
 
 ProgressFn = Callable[[float], None]  # takes the fraction of a file that is done
 # Processes a part; its results are files in the folder.
@@ -66,7 +66,7 @@ def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequenc
         ("bits", hash_set.bits),
         ("lengths", np.array(sorted(lengths), np.int64)),
     ):
-        tokenize.save_array(folder / f"{name}.npy", array)
+        atomic.save(folder / f"{name}.npy", checksums.npy_bytes(array))
 
 
 def load_ngrams(folder: pathlib.Path) -> tuple[ngrams.HashSet, list[int]]:

@@ -11,15 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gptjax.config import data, find_files, parse
+from gptjax.config import data
 from gptjax.config.schema import Config
-from gptjax.data import leakage, mixture, packing, run_tokenizer, shards, tokenize, validation_split
+from gptjax.data import mixture, packing, shards, validation_split
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 
 PREFETCH_BATCHES = 4  # batches that wait in memory
-# bytes of files up to which a corpus is read beforehand, to see whether both splits get a document
-SMALL_CORPUS_BYTES = 2**26
 
 
 class BatchPlan(Protocol):
@@ -68,7 +66,7 @@ class Dataset:
                 source_shards.train,
                 n_ctx,
                 f"seed {config.seed} source {number}",
-                tokenize.describe(source),
+                open.describe(source),
             )
             for number, (source, source_shards) in enumerate(zip(sources, train, strict=True))
         ]
@@ -132,7 +130,7 @@ class Dataset:
     def summary(self) -> str:
         """For people: how much there is to train on, of what, and how often it is read if that
         is more than once."""
-        names = ", ".join(map(tokenize.describe, self._sources)).replace(", field='text'", "")
+        names = ", ".join(map(open.describe, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
         epochs = self._source_epochs()
         repeats = (
@@ -300,184 +298,16 @@ def check_sizes(
     for source, n_tokens in train_sizes:
         if not n_tokens:
             raise ValueError(
-                f"{tokenize.describe(source)}: no document is left to train on; "
+                f"{open.describe(source)}: no document is left to train on; "
                 f"{validation_split.advice(rule, 'train')}"
             )
-        packing.check_size(n_tokens, n_ctx, tokenize.describe(source))
+        packing.check_size(n_tokens, n_ctx, open.describe(source))
     if n_validation_tokens < n_ctx + 1:
         raise ValueError(
             f"the validation split has {n_validation_tokens:,} tokens, fewer than one row of "
             f"model.n_ctx={n_ctx:,} and its next; "
             f"{validation_split.advice(rule, 'validation')}"
         )
-
-
-@find_files.list_once()
-def open_dataset(
-    config: Config, directory: pathlib.Path, print_line: Callable[[str], None]
-) -> Dataset:
-    """Opens the data of a config, tokenizing what is not tokenized yet into directories below
-    `directory`, where the next run finds it.
-
-    print_line: is given, a line at a time, what a person would wait for or wonder about.
-    ValueError, in one line, for anything wrong with a source, the tokenizer or a split, as early as
-    it can be seen; OSError if `directory` cannot be written.
-    """
-    sources, rule = config.data.sources, config.data.validation
-    if not sources:
-        print_line("training on the embedded corpus, because data.sources names nothing else")
-        sources = (data.Embedded(),)
-    separate = (rule.source,) if isinstance(rule, data.Separate) else ()
-    check_weights(sources, print_line)
-    for source in separate:
-        leakage.check_sources(sources, source)
-    spec = config.data.tokenizer
-    model_path = run_tokenizer.model_path(spec, sources, rule, directory)
-    if model_path is not None and not model_path.exists():
-        check_sources(sources, separate, rule, print_line)
-    tokenizer = run_tokenizer.resolve(spec, sources, rule, model_path, print_line)
-    if tokenizer.n_vocab != config.model.n_vocab:
-        raise ValueError(
-            f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but "
-            f"model.n_vocab={config.model.n_vocab:,}: "
-            f"--set model.n_vocab={tokenizer.n_vocab}"
-        )
-    shard_paths = {
-        source: shard_path(source, tokenizer, rule, directory) for source in (*sources, *separate)
-    }
-    if model_path is None and any(
-        not (path / "manifest.json").exists() for path in shard_paths.values()
-    ):
-        check_sources(sources, separate, rule, print_line)
-    open_shards = [
-        prepare_shards(source, spec, tokenizer, rule, shard_paths[source], print_line)
-        for source in (*sources, *separate)
-    ]
-    train, validation = open_shards[: len(sources)], open_shards[len(sources) :]
-    for source_shards in validation:
-        leakage.check_documents(
-            [other.train for other in train], source_shards.validation, print_line
-        )
-    return Dataset(config, sources, tokenizer, train, validation or train)
-
-
-def check_weights(sources: Sequence[data.Source], print_line: Callable[[str], None]) -> None:
-    """Say where a mixture gives a source another share than its weight. ValueError where that
-    would be another mixture."""
-    names = [tokenize.describe(source) for source in sources]
-    for line in mixture.check([source.weight for source in sources], names):
-        print_line(line)
-
-
-def check_sources(
-    sources: Sequence[data.Source],
-    separate: Sequence[data.Source],
-    rule: data.ValidationSplit,
-    print_line: Callable[[str], None],
-) -> None:
-    """Checks the sources before they are tokenized, at little cost: prints notices, and raises a
-    one-line ValueError for errors.
-    """
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    for source in (*raw, *(source for source in separate if not isinstance(source, data.Shards))):
-        for line in open.check(source):
-            print_line(line)
-    if not isinstance(rule, data.ByDocument) or rule.fraction == 0 or len(raw) < len(sources):
-        return
-    advice = validation_split.advice(rule, "validation")
-    if len(raw) == 1 and open.is_one_document(raw[0]):
-        tail = '--set "data.validation=Tail(fraction=0.1)"'
-        raise ValueError(
-            f"{tokenize.describe(raw[0])} is one document, which cannot be both trained and "
-            f"validated on: hold out its end, {tail}"
-        )
-    texts = [source for source in raw if isinstance(source, data.Text)]
-    if (
-        len(texts) == len(raw)
-        and sum(find_files.find(source.path).n_bytes for source in texts) <= SMALL_CORPUS_BYTES
-    ):
-        splits_by_source = [
-            {
-                split
-                for document in open.documents(source)
-                for split, _ in validation_split.split_document(document, rule)
-            }
-            for source in raw
-        ]
-        for source, splits in zip(raw, splits_by_source, strict=True):
-            if "train" not in splits:
-                raise ValueError(
-                    f"{tokenize.describe(source)}: no document is left to train on; "
-                    f"{validation_split.advice(rule, 'train')}"
-                )
-        if not any("validation" in splits for splits in splits_by_source):
-            raise ValueError(
-                f"no document of {', '.join(map(tokenize.describe, raw))} is held out: the "
-                f"validation split has 0 tokens; {advice}"
-            )
-
-
-def shard_path(
-    source: data.Source,
-    tokenizer: build.Tokenizer,
-    rule: data.ValidationSplit,
-    directory: pathlib.Path,
-) -> pathlib.Path:
-    """The directory of `source` as shards: what it names, or one below `directory`."""
-    if isinstance(source, data.Shards):
-        return parse.path(source.path)
-    key = shards.content_key(
-        tokenize.describe(source),
-        open.fingerprint(source),
-        tokenizer.digest,
-        validation_split.describe(rule),
-    )
-    return directory / f"{type(source).__name__.lower()}-{key}"
-
-
-def prepare_shards(
-    source: data.Source,
-    spec: data.Tokenizer,
-    tokenizer: build.Tokenizer,
-    rule: data.ValidationSplit,
-    path: pathlib.Path,
-    print_line: Callable[[str], None],
-) -> OpenShards:
-    """`source` as shards, in its `shard_path`; they are written now if they are not there."""
-    if isinstance(source, data.Shards):
-        open_shards = OpenShards(path, rule)
-        stored_tokenizer = open_shards.manifest["tokenizer"]
-        if stored_tokenizer["digest"] != tokenizer.digest:
-            raise ValueError(
-                f"Shards(path={source.path!r}) was tokenized by {stored_tokenizer['description']} "
-                f"(digest {stored_tokenizer['digest'][:12]}), this run's is {spec} "
-                f"({tokenizer.digest[:12]}): "
-                "set data.tokenizer to the former, or prepare the shards again"
-            )
-        if not isinstance(rule, data.Separate) and open_shards.manifest["held_out"] != repr(rule):
-            raise ValueError(
-                f"Shards(path={source.path!r}) was split by {open_shards.manifest['held_out']}, "
-                f"the run asks for data.validation={rule}: "
-                f'--set "data.validation={open_shards.manifest["held_out"]}", or prepare the '
-                "shards again"
-            )
-        return open_shards
-    if not (path / "manifest.json").exists():
-        print_line(f"tokenizing {tokenize.describe(source)} with {spec}")
-        counts = tokenize.tokenize_corpus(
-            source,
-            repr(spec),
-            tokenizer,
-            rule,
-            path,
-            lambda fraction: print_line(f"{fraction:.0%} tokenized"),
-            print_line=print_line,
-        )["splits"]
-        print_line(
-            f"{counts['train']['tokens']:,} tokens to train on, {counts['validation']['tokens']:,} "
-            "held out"
-        )
-    return OpenShards(path, rule)
 
 
 def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:

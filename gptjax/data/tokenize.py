@@ -3,7 +3,6 @@ and resumable after a kill."""
 
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -18,7 +17,7 @@ from gptjax.data.sources import document, files, open
 from gptjax.data.sources.document import Document
 from gptjax.data.tokenizers import sentencepiece_tokenizer
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.runtime import atomic, checksums, worker_pool
+from gptjax.runtime import atomic, checksums, job_dir, worker_pool
 
 Item = TypeVar("Item")
 
@@ -49,7 +48,7 @@ def tokenize_corpus(
     """
     job = {
         "format": shards.FORMAT,
-        "source": describe(source),
+        "source": open.describe(source),
         "fingerprint": open.fingerprint(source),
         "tokenizer": {
             "description": description,
@@ -62,34 +61,16 @@ def tokenize_corpus(
     }
     if (directory / "manifest.json").exists():
         manifest = shards.read_manifest(directory)
-        check_same_job(
-            directory,
-            manifest,
-            {name: value for name, value in job.items() if name != "fingerprint"},
-        )
+        job_dir.check_same(directory, manifest, job_dir.without_fingerprint(job))
         if manifest["fingerprint"] != job["fingerprint"]:
             print_line(
-                f"files of {describe(source)} have other names, sizes or times than {directory} "
-                "was prepared of: comparing their text"
+                f"files of {open.describe(source)} have other names, sizes or times than "
+                f"{directory} was prepared of: comparing their text"
             )
-            check_same_job(directory, manifest, {"text": count_text(source, advance)})
+            job_dir.check_same(directory, manifest, {"text": count_text(source, advance)})
         return manifest
-    directory.mkdir(parents=True, exist_ok=True)
-    job_file = directory / "job.json"
-    if job_file.exists():
-        try:
-            stored_job = checksums.read(job_file)
-        except ValueError as error:  # each block says itself what it is of
-            print_line(f"{error}; it is written again")
-        else:
-            check_same_job(
-                directory,
-                stored_job,
-                {name: value for name, value in job.items() if name != "fingerprint"},
-            )
-    elif any(directory.glob("*.npy")):
-        raise ValueError(f"{directory} holds files of something else; give an empty directory")
-    checksums.save(job_file, job)
+    job_dir.check_unfinished(directory, job, "*.npy", print_line)
+    checksums.save(directory / "job.json", job)
     atomic.remove_partial(directory)
     skipped: files.Skipped = collections.Counter()
     blocks = run_blocks(
@@ -104,7 +85,7 @@ def tokenize_corpus(
     )
     if skip_counts:
         print_line(
-            f"passed over in {describe(source)}: "
+            f"passed over in {open.describe(source)}: "
             f"{', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}"
         )
     if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
@@ -127,68 +108,6 @@ def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
                 path.unlink(missing_ok=True)
     for path in [*directory.glob("block-*.json"), directory / "job.json"]:
         path.unlink(missing_ok=True)
-
-
-def describe(source: data.Source) -> str:
-    """A source as text, without its weight: that does not change its tokens."""
-    return (
-        repr(dataclasses.replace(source, weight=1.0))
-        .replace(", weight=1.0", "")
-        .replace("weight=1.0", "")
-    )
-
-
-FIELD_NAMES = {
-    "fingerprint": "state of its text (the files' names, sizes or times, or Python's version)",
-    "block": "number of characters a shard",
-    "tasks": "set of tasks",
-}
-
-
-def check_same_job(
-    directory: pathlib.Path, stored_job: dict[str, Any], job: dict[str, Any]
-) -> None:
-    """ValueError unless what is in the directory is what is to be written: it says in words what
-    differs."""
-    for name, value in job.items():
-        if name not in stored_job or stored_job[name] != value:
-            label = FIELD_NAMES[name] if name in FIELD_NAMES else name
-            old, new = (
-                describe_difference(stored_job[name], value)
-                if name in stored_job
-                else ("none", truncate(value))
-            )
-            detail = f": it has {old}, now it is {new}" if name != "fingerprint" else ""
-            raise ValueError(
-                f"{directory} was prepared with another {label}{detail}; give an empty directory "
-                "or delete that one"
-            )
-
-
-def describe_difference(old: Any, new: Any) -> tuple[str, str]:
-    """Two values as a line shows them: of records, the fields in which they differ."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return truncate(old), truncate(new)
-    if "description" in old and "description" in new and old["description"] != new["description"]:
-        return truncate(old["description"]), truncate(new["description"])
-    fields = [
-        name
-        for name in (*old, *(name for name in new if name not in old))
-        if name not in old or name not in new or old[name] != new[name]
-    ]
-    old_text, new_text = (
-        ", ".join(
-            f"{name} {truncate(values[name])}" if name in values else f"no {name}"
-            for name in fields
-        )
-        for values in (old, new)
-    )
-    return old_text, new_text
-
-
-def truncate(value: Any) -> str:
-    """Returns the first 80 characters of the value's text."""
-    return str(value)[:80]
 
 
 def group_by_length(
@@ -403,7 +322,7 @@ def write_shard(
             [int(document.text_key(text)[:16], 16) for text in texts], np.uint64
         )
     for part, array in arrays.items():
-        save_array(directory / f"{name}.{part}.npy", array)
+        atomic.save(directory / f"{name}.{part}.npy", checksums.npy_bytes(array))
     return {
         "name": name,
         "documents": len(ends),
@@ -454,8 +373,3 @@ def sum_counts(blocks: list[dict[str, Any]]) -> dict[str, Any]:
             name: sum(shard[name] for shard in entries) for name in ("documents", "tokens", "bytes")
         } | {"shards": entries}
     return {"text": text, "splits": splits}
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array as a .npy file, atomically."""
-    atomic.save(path, checksums.npy_bytes(array))

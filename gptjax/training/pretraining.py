@@ -13,9 +13,9 @@ class PretrainingObjective:
         self._init, self._load_weights = init, load_weights
 
     def open_dataset(self, config, directory, log):
-        from gptjax.data import loader
+        from gptjax.data import open_dataset
 
-        return loader.open_dataset(config, directory, log)
+        return open_dataset.open_dataset(config, directory, log)
 
     def build_step(self, config, platform, mesh, dataset):
         from gptjax.training import step

@@ -12,7 +12,7 @@ import pytest
 
 from gptjax import cli, prepare
 from gptjax.config import data, find_files
-from gptjax.data import loader
+from gptjax.data import open_dataset
 from tests import corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_the_last_line_trains(text, tmp_path, capsys):
         f"--set \"data.sources=Shards(path='{tmp_path / 'out'}')\"" in out
         and '--set "model.n_vocab=257"' in out
     )
-    read = loader.open_dataset(
+    read = open_dataset.open_dataset(
         config_of(out), tmp_path / "cache", lambda line: pytest.fail(f"tokenized again: {line}")
     )
     assert read.row(0).shape == (config_of(out).model.n_ctx + 1,)
@@ -75,7 +75,7 @@ def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
     assert [type(source) for source in config.data.sources] == [
         data.Shards
     ] * 2 and config.data.sources[0].weight == 3
-    read = loader.open_dataset(config, tmp_path / "cache", lambda line: None)
+    read = open_dataset.open_dataset(config, tmp_path / "cache", lambda line: None)
     assert read.description()["validation"]["tokens"] == 14 * 500 + 1
 
 
@@ -88,7 +88,7 @@ def test_sentencepiece_travels_with_the_shards(text, tmp_path, capsys):
             "--workers=1",
         )
     )
-    read = loader.open_dataset(
+    read = open_dataset.open_dataset(
         config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line)
     )
     assert read.tokenizer.n_vocab == 310
@@ -172,7 +172,7 @@ def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, caps
     prepare.main(given)
     config = config_of(capsys.readouterr().out)
     assert config.name == "smoke-book" and config.data.validation == data.Tail(fraction=0.1)
-    read = loader.open_dataset(config, tmp_path / "cache", lambda line: pytest.fail(line))
+    read = open_dataset.open_dataset(config, tmp_path / "cache", lambda line: pytest.fail(line))
     assert read.description()["validation"]["tokens"] == len("a book of many words, " * 90) + 1
 
 

@@ -1,5 +1,6 @@
 """Every source of text as one stream of documents."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -31,6 +32,15 @@ def documents(source: TextSource, skipped: files.Skipped | None = None) -> Itera
             return tfds_documents(source)
         case _:
             assert_never(source)
+
+
+def describe(source: data.Source) -> str:
+    """Returns a source as text, without its weight, which does not change its tokens."""
+    return (
+        repr(dataclasses.replace(source, weight=1.0))
+        .replace(", weight=1.0", "")
+        .replace("weight=1.0", "")
+    )
 
 
 def fingerprint(source: TextSource) -> str:

@@ -144,7 +144,7 @@ def test_a_directory_of_something_else_is_refused(source, tmp_path, finished):
         (tmp_path / "out" / "manifest.json").rename(tmp_path / "out" / "job.json")
         assert manifest["block"] == 1000
     refused(
-        r"prepared with another held_out: it has ByDocument\(fraction=0.2\)",
+        r"prepared with another validation split: it has ByDocument\(fraction=0.2\)",
         lambda: write_shards(source, tmp_path / "out", rule=data.Tail()),
     )
     refused(
