@@ -33,6 +33,14 @@ EARLIER = {
     "train.schedule.peak_lr": "train.schedule.peak",
     "task.peak_lr": "task.peak",
     "LastWord(": "Word(",
+    "--run_dir=": "--run=",
+    "--model=": "--run=",
+    "--num_samples=": "--n=",
+    "--max_new_tokens=": "--tokens=",
+    "--num_beams=": "--beams=",
+    "--num_fewshot=": "--shots=",
+    "--task_data=": "--data=",
+    "--vmap=": "--together=",
 }
 VOLATILE = ("seconds", "tokens_per_s", "mfu", "time", "seal", "outcomes")
 SMALL = ("model.n_ctx=64", "train.batch_tokens=512", "train.steps=6", "loop.every_sample=None")
@@ -113,7 +121,7 @@ def scenario() -> list[tuple[str, str, list[str]]]:
         ("conversion", "convert", ["--from=smoke", "--to=exported"]),
         ("perplexity", "evaluate", ["--model=pre", *text, "--stride=16", "--out=text"]),
         ("sweep", "sweep", [*grid, "--dir=swept"]),
-        ("vmapped sweep", "sweep", [*grid, "--dir=vmapped", "--together=4"]),
+        ("vmapped sweep", "sweep", [*grid, "--dir=vmapped", "--vmap=4"]),
         ("plan", "plan", ["--config=gpt3_175b"]),
         ("plan of a small model", "plan", [*smoke, "--json"]),
     ]
@@ -125,7 +133,9 @@ def scenario() -> list[tuple[str, str, list[str]]]:
 
 
 def defines(sources: str, word: str) -> bool:
-    """Whether a tree has this record, `Name(`, or this field of a config, `path.name`."""
+    """Whether a tree has a flag, `--name=`, a record, `Name(`, or a config's field, `path.name`."""
+    if word.startswith("--"):
+        return f'"{word[:-1]}"' in sources
     name = word.rpartition(".")[2]
     return f"class {name[:-1]}:" in sources if name.endswith("(") else f" {name}:" in sources
 
@@ -256,7 +266,7 @@ def main() -> int:
     print("the new tree resumes the old one's run", flush=True)
     work.mkdir()
     shutil.copytree(args.work / "old" / "half", work / "half")
-    resume = "from gptjax import train; train.main(['--config=smoke', '--run=half'])"
+    resume = "from gptjax import train; train.main(['--config=smoke', '--run_dir=half'])"
     run_in(trees["new"], work, "-c", resume)
     resumed = {"measurements": lines(work / "half" / "metrics.jsonl")}
     resumed["checkpoints"] = checkpoints(work / "half")
