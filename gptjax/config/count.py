@@ -9,16 +9,8 @@ FLOPs per second of one); recomputation does not count.
 
 from typing import Literal, assert_never
 
-from gptjax.config.schema import (
-    REMAT_NAMES,
-    Attention,
-    Banded,
-    Config,
-    Dense,
-    Fixed,
-    Model,
-    Strided,
-)
+from gptjax.config.compute import REMAT_NAMES
+from gptjax.config.schema import Attention, Banded, Config, Dense, Fixed, Model, Strided
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 per second for a day (GPT-3 Appendix D)
 LOSS_CHUNK_BYTES = 256 * 2**20  # of logits materialized at a time by training/loss.py

@@ -1,4 +1,5 @@
-"""The dataclasses that describe a run, and their validation. Those of its data are in data.py.
+"""The dataclasses that describe a run, and their validation. Those of its data are in data.py, of
+its devices and kernels in compute.py.
 
 All are frozen and keyword-only: `dataclasses.replace` and `overrides.override` are the only ways to
 vary one. Alternatives are unions of small dataclasses (`Dense() | Banded(window=256)`), each
@@ -12,13 +13,13 @@ from typing import Annotated, Literal
 
 from gptjax.config import parse
 from gptjax.config.classification import ClassificationTask
+from gptjax.config.compute import Compute, Mesh
 from gptjax.config.data import Data
 from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
 
 Context = Annotated[int, Bounds(1, 2**24)]  # tokens of a row
 Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
-Devices = Annotated[int, Bounds(-1, 10**6)]
 
 # --- attention patterns: which keys may a query see? The predicates are in model/attention/patterns
 
@@ -293,84 +294,7 @@ class Train:
             )
 
 
-# --- how it is computed, where, and what is logged ------------------------------------------------
-
-
-# Activations that a rematerialized layer may save in addition to its input, with their size in
-# d_model values per token. compute.remat joins names with "+".
-REMAT_NAMES = {
-    "attention": 1,  # outputs of the heads, before the output projection
-    "qkv": 3,  # queries, keys and values
-    "mid": 1,  # the residual stream between attention and MLP
-    "up": 4,  # hidden units before their GELU
-}
-
-
-@record
-class Compute:
-    """Choices that change speed and memory, not the mathematics."""
-
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations; parameters and their updates are float32. auto: bfloat16 on TPU and GPU,
-    float32 on CPU."""
-    remat: str = "none"
-    """What a layer saves for its backward pass. none: everything; full: only its input, and the
-    rest is recomputed; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""
-    attention_kernel: Literal["auto", "reference", "blocks", "splash", "cudnn", "flash"] = "auto"
-    """Kernel of the attention layers (model/attention/dispatch.py). auto: by platform and
-    pattern."""
-    scan_layers: bool | None = None
-    """True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
-    CPU where nothing is rematerialized."""
-
-    def __post_init__(self):
-        if self.remat not in ("none", "full") and (
-            unknown := set(self.remat.split("+")) - set(REMAT_NAMES)
-        ):
-            words = ", ".join(map(parse.quote, sorted(unknown)[:3]))
-            raise ValueError(
-                f"compute.remat={parse.one_line(self.remat, 100)}: {words} cannot be saved; give "
-                "none, full, or the activations that a layer saves, of "
-                f"{', '.join(REMAT_NAMES)}, joined by +"
-            )
-
-    @property
-    def saved_names(self) -> tuple[str, ...]:
-        """The REMAT_NAMES that a rematerialized layer saves."""
-        return tuple(
-            name for name in REMAT_NAMES if self.remat == "none" or name in self.remat.split("+")
-        )
-
-
-@record
-class Mesh:
-    """Number of devices along each mesh axis; -1, at most once, takes all remaining devices."""
-
-    data: Devices = 1
-    """Devices with their own batch rows and a full copy of the state: for the slow network between
-    slices."""
-    fsdp: Devices = -1
-    """Devices with their own batch rows and a shard of the state."""
-    tensor: Devices = 1
-    """Devices that share heads, MLP and vocabulary; needs sharding=fsdp_tensor."""
-    context: Devices = 1
-    """Devices that each hold a part of every row: for long rows."""
-    sharding: Literal["fsdp", "fsdp_tensor"] = "fsdp"
-    """Table of sharding/rules.py: which dimension of each array lies along which axis."""
-
-    def __post_init__(self):
-        sizes = {a: getattr(self, a) for a in ("data", "fsdp", "tensor", "context")}
-        for axis, n in sizes.items():
-            if n == 0:
-                raise ValueError(
-                    f"mesh.{axis}={n}: give a number of devices above 0, or -1 for all that are "
-                    "left"
-                )
-        if sum(n == -1 for n in sizes.values()) > 1:
-            raise ValueError(
-                "mesh: only one axis may be -1 (all devices that are left); give the others a "
-                "number"
-            )
+# --- what is logged and saved ---------------------------------------------------------------------
 
 
 @record

@@ -21,7 +21,7 @@ class ExecutionPolicy:
     """How the layers run, resolved for a platform: affects speed and memory, not the results."""
 
     dtype: Any
-    # Activations saved for the backward pass, among schema.REMAT_NAMES; None saves all of them.
+    # REMAT_NAMES of config/compute.py that are saved for the backward pass; None: all of them.
     saved_names: tuple[str, ...] | None
     kernel: str  # a key of model/attention/dispatch.KERNELS
     # A Python loop over periods (faster on CPU) instead of lax.scan (whose compile time does not

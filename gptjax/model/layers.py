@@ -149,7 +149,7 @@ class Attention(nn.Module):
         c = self.config
         sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
         qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
-        # "qkv" is one of schema.REMAT_NAMES.
+        # "qkv" is one of REMAT_NAMES in config/compute.py.
         q_BTNH, k_BTNH, v_BTNH = (
             checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv
         )

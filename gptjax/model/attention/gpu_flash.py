@@ -302,7 +302,7 @@ def _forward(plan, q, k, v, queries, keys):
     o, lse = _call_kernel(
         _forward_kernel, plan, tile_mask(plan), (q, k, v, queries, keys), outputs, "forward"
     )
-    # Names of schema.REMAT_NAMES: if saved, the backward pass does not run this kernel again.
+    # Of config/compute.py's REMAT_NAMES: if saved, the backward pass does not run this kernel.
     o, lse = checkpoint_name(o, "attention"), checkpoint_name(lse, "attention")
     return o, (q, k, v, queries, keys, o, lse)
 

@@ -149,7 +149,7 @@ def _make_kernel(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        # A name of schema.REMAT_NAMES: if saved, the backward pass skips the forward kernel.
+        # Of config/compute.py's REMAT_NAMES: if saved, the backward pass skips this kernel.
         residual_checkpoint_name="attention",
         mask_function=mask_function,
         interpret=interpret,
