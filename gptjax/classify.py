@@ -4,7 +4,7 @@ one line per text, with the probability of every label.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
     """Reads the examples in a file or, if `text` is -, in standard input. Raises a one-line
     ValueError for input without examples of this task.
     """
-    from gptjax.training.classification import examples
+    from gptjax.training.classification import examples, rows
 
     where = "standard input" if text == "-" else str(parse.path(text))
     if text != "-" and parse.path(text).exists() and not parse.path(text).is_file():
@@ -105,7 +105,7 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
     file_format = file_format or (suffix if suffix in FORMATS else "txt")
     if file_format != "txt":
         new_examples = examples.parse_unlabeled(
-            task, examples.parse_rows(content, f".{file_format}", where)
+            task, rows.parse_rows(content, f".{file_format}", where)
         )
     else:
         if task.kind != "classification":
@@ -115,7 +115,7 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
                 ".jsonl file with these columns"
             )
         new_examples = examples.parse_unlabeled(
-            task, examples.text_lines(content, where, task.fields[0])
+            task, rows.text_lines(content, where, task.fields[0])
         )
     if not new_examples:
         raise ValueError(f"{where} holds no text to label")
@@ -127,7 +127,6 @@ def label(
 ) -> list[dict[str, Any]]:
     """Returns {"index", "label" (or "score"), "probabilities": {label: p}} for each example."""
     import jax
-    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from gptjax.data.tokenizers import build
@@ -147,7 +146,7 @@ def label(
         directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn
     )
     steps = metrics.best_steps(events.read(directory), task.metric, checkpoints.steps())
-    step, params, metadata = finetune.restore_best(
+    _, params, metadata = finetune.restore_best(
         checkpoints,
         directory,
         steps,
@@ -190,6 +189,17 @@ def label(
             rows,
             lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh),
         )
+    return to_results(task, examples, y_BC)
+
+
+def to_results(
+    task: ClassificationTask, examples: Sequence[Any], y_BC: Any
+) -> list[dict[str, Any]]:
+    """Returns what `label` does. y_BC: the outputs of the model, in the order of task.labels."""
+    import numpy as np
+
+    from gptjax.training.classification import metrics
+
     p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
     p_BC = p_BC / p_BC.sum(1, keepdims=True)
     results = []
