@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gptjax import cli
 from gptjax.config import count, parse, sweep
@@ -17,7 +15,7 @@ from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.runtime import errors, lock
 from gptjax.sweeps import live_table, local_runner, run_status
-from gptjax.sweeps.points import Point, arms, expand, run_flops
+from gptjax.sweeps.points import Point, expand, run_flops
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak_lr=1e-3|3e-3|1e-2" --seeds=3 --dry_run
@@ -267,47 +265,16 @@ def print_jobs(
 ) -> int:
     """Prints a Slurm array whose elements are the points, or a JobSet for each. own_args: this
     program's; launcher_args: the launcher's."""
-    errors = [f"{point.name}: {point.error}" for point in points if point.config is None]
-    if errors:
-        raise ValueError(f"points that cannot be: {'; '.join(errors)}")
+    refused = [f"{point.name}: {point.error}" for point in points if point.config is None]
+    if refused:
+        raise ValueError(f"points that cannot be: {'; '.join(refused)}")
+    from gptjax.launch import sweep_jobs
+
     if kind == "slurm":
-        from gptjax.launch import slurm
-
-        args = slurm.make_parser().parse_args(launcher_args)
-        args.sbatch.append(f"--array=0-{len(points) - 1}")
-        arguments = shlex.join(remove_flag(own_args, "--launch"))
-        print(
-            slurm.make_script(
-                "gptjax.sweep", f'{arguments} --point="$SLURM_ARRAY_TASK_ID"', **vars(args)
-            ),
-            end="",
-        )
-        return 0
-    import yaml
-
-    from gptjax.launch import gke
-
-    args = vars(gke.make_parser().parse_args(launcher_args))
-    name = args.pop("name")
-    jobsets = [
-        gke.make_jobset(
-            **args,
-            name=f"{name}-{i}",
-            arguments=[f"--config={recipe}", f"--run_dir={sweep_dir}/{p.name}", *p.arguments],
-        )
-        for i, p in enumerate(points)
-    ]
-    yaml.safe_dump_all(jobsets, sys.stdout, sort_keys=False)
+        print(sweep_jobs.slurm_array(points, own_args, launcher_args), end="")
+    else:
+        print(sweep_jobs.jobsets(points, recipe, sweep_dir, launcher_args), end="")
     return 0
-
-
-def remove_flag(arguments: list[str], flag: str) -> list[str]:
-    """The arguments but for `--flag=value` and `--flag value`."""
-    remaining = [argument for argument in arguments if not argument.startswith(f"{flag}=")]
-    if flag in remaining:
-        index = remaining.index(flag)
-        del remaining[index : index + 2]
-    return remaining
 
 
 def run_point(
@@ -369,7 +336,7 @@ def run_vmapped(points: list[Point], directory: Path, max_size: int) -> bool:
 
 
 def write_report(arguments: list[str]) -> int:
-    """report.md, report.html and pictures in each directory; the table on the screen."""
+    """report.md, report.html and pictures in the directory; the table on the screen."""
     parser = cli.make_parser(
         "sweep report",
         "A page of what came out of a sweep, finished or not.",
@@ -377,61 +344,13 @@ def write_report(arguments: list[str]) -> int:
     )
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
     directory = parser.parse_args(arguments).directory
-    name, sweep_spec, points = run_status.load(directory)
 
-    from gptjax.sweeps import comparison, lr_and_batch, report_page, scaling_report
+    from gptjax.sweeps import report
 
-    results = comparison.compare_arms(arms(points), directory)
-    failures = [f"Refused: {point.name}: {point.error}" for point in points if point.config is None]
-    failures += [
-        f"{run.state.capitalize()}: {run.point.name}: {run.reason}"
-        for result in results
-        for run in result.runs
-        if run.reason
-    ]
-    pictures = [
-        draw_or_warn(draw, results, directory / name)
-        for draw, name in (
-            (report_page.plot_bars, "arms.png"),
-            (report_page.plot_curves, "curves.png"),
-        )
-    ]
-    pictures = [picture for picture in pictures if picture is not None]
-    parts = (
-        (lr_and_batch.lr_section, "rates.png"),
-        (lr_and_batch.batch_section, "batches.png"),
-        (scaling_report.scaling_section, "scaling.png"),
-    )
-    sections = [
-        section
-        for draw, name in parts
-        if (section := draw_or_warn(draw, results, directory / name)) is not None
-    ]
-    text = report_page.render_markdown(name, sweep_spec.description, results, failures, sections)
-    (directory / "report.md").write_text(text, encoding="utf-8")
-    (directory / "report.html").write_text(
-        report_page.render_html(
-            name, sweep_spec.description, results, failures, pictures, sections
-        ),
-        encoding="utf-8",
-    )
+    text, names = report.write(directory, lambda line: print(line, file=sys.stderr))
     print_text(text)
-    names = [picture.name for picture in (*pictures, *(section.picture for section in sections))]
-    print_text(f"wrote report.html, report.md, {', '.join(names)} in {directory}")
+    print_text(f"wrote {', '.join(names)} in {directory}")
     return 0
-
-
-def draw_or_warn(draw: Callable[[Any, Path], Any], results: Any, path: Path) -> Any:
-    """draw(results, path); if it raises, a warning and None, since the table
-    has the same numbers."""
-    try:
-        return draw(results, path)
-    except Exception as error:
-        print(
-            f"warning: no {path.name}: {type(error).__name__}: {errors.first_line(error)}",
-            file=sys.stderr,
-        )
-        return None
 
 
 def log_to_wandb(arguments: list[str]) -> int:

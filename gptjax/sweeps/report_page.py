@@ -19,7 +19,7 @@ COLUMNS = (
     "arm",
     "seeds",
     "validation loss",
-    "beside the baseline",
+    "difference from baseline",
     "parameters",
     "FLOPs of a run",
     "tokens/s",
@@ -121,9 +121,8 @@ def _markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> l
 
 
 NOTE = (
-    "Mean and 95% interval over seeds, by Student's t; beside the baseline, of the differences "
-    "seed by seed. FLOPs by the model's formula, "
-    "what a pattern does not show left out."
+    "Mean and 95% interval over seeds, by Student's t; the differences are taken seed by seed. "
+    "FLOPs are those of the model's formula, without the pairs of positions that a pattern masks."
 )
 
 
