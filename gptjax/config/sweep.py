@@ -22,7 +22,7 @@ Points = tuple[tuple[str, ...], ...]  # for each point, its overrides
 
 def each(path: str, *values: Any) -> Points:
     """Returns one point for each value of a config field. values: numbers, records, or text in the
-    grammar of config/overrides.py."""
+    grammar of config/values.py."""
     return tuple((f"{path}={value}",) for value in values)
 
 
