@@ -27,8 +27,8 @@ from bench.generation import hf_model
 from gptjax.config import data, parse, schema
 from gptjax.configs import registry
 from gptjax.data.tokenizers import build
-from gptjax.evals import loglikelihood
-from gptjax.evals.loglikelihood import Request
+from gptjax.evals import loglikelihood, tree_batches
+from gptjax.evals.tree_batches import Request
 from gptjax.model import gpt, inference
 from gptjax.sharding import rules, xla_options
 from gptjax.weights import tokenizer_files
@@ -72,10 +72,7 @@ def count_tokens(requests: list[Request]) -> tuple[int, int, int]:
         for c in q.completions
         for n in range(1, len(q.context) + len(c))
     }
-    batches = loglikelihood._split_batches(
-        loglikelihood._pack_rows(loglikelihood._build_units(requests), rules.UNSHARDED),
-        rules.UNSHARDED,
-    )
+    batches = tree_batches.plan_batches(requests, rules.UNSHARDED)
     return (
         len(prefixes),
         sum(n * length for n, length, _ in batches),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import count, evaluation, parse
-from gptjax.evals import loglikelihood, perplexity, prompts
+from gptjax.evals import generation, loglikelihood, perplexity, prompts, tree_batches
 from gptjax.evals.loglikelihood import LogLikelihood
 from gptjax.generate import decode, sampling, streaming
 from gptjax.model import activations, inference
@@ -158,7 +158,7 @@ class LanguageModel(open_model.LoadedModel):
                 width=num_beams, alpha=length_penalty, n_tokens=max_new_tokens, stops=tuple(stops)
             )
             found = dict(
-                loglikelihood.generate_until(self.inference_model, ids, method, self.tokenizer, key)
+                generation.generate_until(self.inference_model, ids, method, self.tokenizer, key)
             )
             return found[0] if isinstance(prompt, str) else [found[i] for i in range(len(ids))]
         parts = streaming.stream(
@@ -220,7 +220,7 @@ class LanguageModel(open_model.LoadedModel):
             ((before, after),) = prompts.encode_pairs(
                 self.tokenizer, [pair], parse.quote(pair[0][-30:])
             )
-            requests.append(loglikelihood.Request(before, (after,)))
+            requests.append(tree_batches.Request(before, (after,)))
         found = dict(
             loglikelihood.loglikelihood(
                 self.inference_model, requests, self.train_step.model.sharding

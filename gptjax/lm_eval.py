@@ -26,7 +26,7 @@ except ImportError as error:  # one line, also for --help
     if __name__ == "__main__":
         errors.exit_with_error(error)
     raise
-from gptjax.evals import loglikelihood, prompts
+from gptjax.evals import generation, loglikelihood, prompts, tree_batches
 from gptjax.generate import sampling, streaming
 from gptjax.weights import open_model
 
@@ -112,7 +112,7 @@ class GptJaxLM(model.TemplateLM):
             ]
             by_context.setdefault(context, []).append(index)
         scoring_requests = [
-            loglikelihood.Request(context, tuple(tuple(requests[i][2]) for i in numbers))
+            tree_batches.Request(context, tuple(tuple(requests[i][2]) for i in numbers))
             for context, numbers in by_context.items()
         ]
         numbers, results = list(by_context.values()), {}
@@ -169,7 +169,7 @@ class GptJaxLM(model.TemplateLM):
                     for i in numbers
                 ]
                 key = jax.random.key(0)
-                for i, new in loglikelihood.sample_until(
+                for i, new in generation.sample_until(
                     self.inference_model,
                     prompts,
                     max_tokens,

@@ -23,7 +23,16 @@ import jax
 
 from gptjax.config import evaluation
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.evals import loglikelihood, metrics, outcomes, prompts, stop_words, task_data
+from gptjax.evals import (
+    generation,
+    loglikelihood,
+    metrics,
+    outcomes,
+    prompts,
+    stop_words,
+    task_data,
+    tree_batches,
+)
 from gptjax.evals.task import Item, Task
 from gptjax.generate import streaming
 from gptjax.model import inference
@@ -303,7 +312,7 @@ def generate_outcomes(
     method = task_run.protocol.method
     if isinstance(method, evaluation.GenerationMethod):
         key = jax.random.key(task_run.seed)
-        for number, output in loglikelihood.generate_until(
+        for number, output in generation.generate_until(
             model.inference_model,
             [prompt.context_tokens[0] for prompt in prompt_list],
             method,
@@ -336,7 +345,7 @@ def _score_windows(
         for start in range(len(prompt.context_tokens[0]), len(tokens), step):
             stop = min(start + step, len(tokens))
             windows.append(
-                loglikelihood.Request(
+                tree_batches.Request(
                     tokens[max(0, stop - n_ctx - 1) : start], (tokens[start:stop],)
                 )
             )
@@ -366,7 +375,7 @@ def _score_completions(
     """Scores completions by log-likelihood: all requests of all prompts together, yielding each
     outcome with its last result. Baseline pairs were built with the prompts.
     """
-    requests: list[loglikelihood.Request] = []
+    requests: list[tree_batches.Request] = []
     # Of each request: its prompt's index; 0 for the item, 1 and up for baselines; its completions.
     slots: list[tuple[int, int, list[int]]] = []
     results: list[dict[int, dict[int, loglikelihood.LogLikelihood]]] = [{} for _ in prompt_list]
@@ -380,7 +389,7 @@ def _score_completions(
             for context in dict.fromkeys(context for context, _ in pairs):
                 completions = [i for i, pair in enumerate(pairs) if pair[0] == context]
                 requests.append(
-                    loglikelihood.Request(context, tuple(pairs[i][1] for i in completions))
+                    tree_batches.Request(context, tuple(pairs[i][1] for i in completions))
                 )
                 slots.append((index, side, completions))
     n_pending = collections.Counter(index for index, _, _ in slots)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gptjax.config import schema
-from gptjax.evals import loglikelihood
-from gptjax.evals.loglikelihood import LogLikelihood, Request
+from gptjax.evals import loglikelihood, tree_batches
+from gptjax.evals.loglikelihood import LogLikelihood
+from gptjax.evals.tree_batches import Request
 from gptjax.model import gpt, inference
 from tests import tiny
 
@@ -122,8 +123,9 @@ def test_on_many_devices(sharding, sizes):
 
 def test_several_programs_rows_and_parts(monkeypatch):
     """Rows of 32 tokens, two at once, logits of 4 to 8 tokens."""
-    for name, value in {"ROW_TOKENS": 32, "BATCH_TOKENS": 64, "SCORE_TOKENS": (4, 8)}.items():
-        monkeypatch.setattr(loglikelihood, name, value)
+    monkeypatch.setattr(tree_batches, "ROW_TOKENS", 32)
+    monkeypatch.setattr(tree_batches, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(loglikelihood, "SCORE_TOKENS", (4, 8))
     _, built, state = tiny.make_step(tiny.config(n_ctx=T, n_layers=2))
     reader, questions = inference.prepare(built.model, state.params), drawn(60)
     order, found = zip(*loglikelihood.loglikelihood(reader, questions), strict=True)

@@ -11,7 +11,7 @@ import pytest
 
 from gptjax.config import data, schema
 from gptjax.data.tokenizers import build
-from gptjax.evals import loglikelihood
+from gptjax.evals import generation
 from gptjax.generate import sampling
 from gptjax.sharding import device_mesh
 from gptjax.training import state, step
@@ -197,7 +197,7 @@ def test_a_text_without_tokens_begins_with_end_of_text(ours):
     )
     key = jax.random.key(0)
     expected = dict(
-        loglikelihood.sample_until(
+        generation.sample_until(
             ours.inference_model,
             [[end]],
             5,

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.evals import loglikelihood
+from gptjax.evals import loglikelihood, tree_batches
 from gptjax.model import gpt, inference
 from gptjax.training.classification.examples import Example
 
@@ -68,7 +68,7 @@ def _log_probs(
             cut + 1, _common_prefix_length(tokenizer.encode(first), tokens)
         )  # a text's first token has nothing before it that would predict it
         if tokens[start:]:
-            requests[number] = loglikelihood.Request(tokens[cut:start], (tokens[start:],))
+            requests[number] = tree_batches.Request(tokens[cut:start], (tokens[start:],))
     log_probs, numbers = np.zeros(len(pairs)), list(requests)
     for request, (likelihood,) in loglikelihood.loglikelihood(
         inference.prepare(model, params), list(requests.values()), model.sharding

@@ -334,7 +334,7 @@ def test_every_task_runs_by_each_of_its_conventions(there, tmp_path, monkeypatch
     """From a row to a record; what a second reading makes of the outcomes on disk is the same."""
     task = registry.get_task(f"{name}:{convention}" if convention else name)
     monkeypatch.setattr(runner.loglikelihood, "loglikelihood", Answers.loglikelihood)
-    monkeypatch.setattr(runner.loglikelihood, "generate_until", Answers.generate_until)
+    monkeypatch.setattr(runner.generation, "generate_until", Answers.generate_until)
     monkeypatch.setattr(runner.metrics, "N_RESAMPLES", 20)
     model = there[1]
     long = model.inference_model.model.clone(
