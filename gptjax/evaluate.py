@@ -301,7 +301,7 @@ def parse_shots(word: str, argument: str) -> int:
 
 def load_model(path: str | Path, out: Any) -> Any:
     """Loads a model and its tokenizer for evaluation."""
-    from gptjax.evals import runner
+    from gptjax.evals import eval_model
     from gptjax.weights import open_model
 
     with out.status(f"reading {path}") as progress:
@@ -314,7 +314,7 @@ def load_model(path: str | Path, out: Any) -> Any:
         "n_ctx": loaded.config.model.n_ctx,
         "digest": loaded.digest,
     }
-    return runner.EvalModel(
+    return eval_model.EvalModel(
         loaded.inference_model, loaded.tokenizer, loaded.train_step.model.sharding, metadata
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 from gptjax.config import find_files, parse
 from gptjax.data.sources import files
 from gptjax.evals import loglikelihood, outcomes
-from gptjax.evals.runner import EvalModel
+from gptjax.evals.eval_model import EvalModel
 
 COLUMNS = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
 COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")

@@ -12,45 +12,19 @@ prompts are generated together, so a resumed evaluation samples different ones.
 import collections
 import dataclasses
 import hashlib
-import math
 import random
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from gptjax.config import evaluation
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.evals import (
-    generation,
-    loglikelihood,
-    metrics,
-    outcomes,
-    prompts,
-    stop_words,
-    task_data,
-    tree_batches,
-)
+from gptjax.evals import eval_model, metrics, outcomes, prompts, task_data
+from gptjax.evals.eval_model import EvalModel
 from gptjax.evals.task import Item, Task
 from gptjax.generate import streaming
-from gptjax.model import inference
 from gptjax.runtime.errors import classify_error
-from gptjax.sharding import rules
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalModel:
-    """The model to evaluate. sharding: of parameters and batch rows. metadata: identifies the model
-    in the records: name, parameters, digest ...
-    """
-
-    inference_model: inference.InferenceModel
-    tokenizer: Tokenizer
-    sharding: rules.Sharding
-    metadata: dict[str, Any]
-
 
 Refusals = dict[str, str]  # item id -> why it cannot be evaluated
 
@@ -243,7 +217,9 @@ def run_task(
     done = outcomes.read(path, warn)
     remaining = [prompt for prompt in prompt_list if prompt.item.id not in done]
     with path.open("a") as file:
-        for outcome in generate_outcomes(task_run, model, remaining):
+        for outcome in eval_model.generate_outcomes(
+            task_run.protocol.method, task_run.seed, model, remaining
+        ):
             done[outcome["id"]] = outcome
             file.write(outcomes.encode_line(outcome, name))
             file.flush()
@@ -305,107 +281,6 @@ def _unreachable_items(
     ]
 
 
-def generate_outcomes(
-    task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
-) -> Iterator[metrics.Outcome]:
-    """Yields the outcome of each prompt, without its scores, as it is computed."""
-    method = task_run.protocol.method
-    if isinstance(method, evaluation.GenerationMethod):
-        key = jax.random.key(task_run.seed)
-        for number, output in generation.generate_until(
-            model.inference_model,
-            [prompt.context_tokens[0] for prompt in prompt_list],
-            method,
-            model.tokenizer,
-            key,
-        ):
-            yield _prompt_fields(prompt_list[number]) | {
-                "written": output,
-                "spelling": metrics.tokenizer_forms(prompt_list[number].item, model.tokenizer),
-            }
-    elif isinstance(method, evaluation.Windows):
-        yield from _score_windows(method, model, prompt_list)
-    else:
-        yield from _score_completions(task_run, model, prompt_list)
-
-
-def _score_windows(
-    method: evaluation.Windows, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
-) -> Iterator[metrics.Outcome]:
-    """Scores whole texts window by window: each token given as many tokens before it as its window
-    holds.
-    """
-    n_ctx = model.inference_model.model.config.n_ctx
-    step = n_ctx if method.stride is None else method.stride
-    if not 0 < step <= n_ctx:
-        raise ValueError(f"stride={method.stride}: give 1 to {n_ctx}, the model's context")
-    windows, owners = [], []
-    for index, prompt in enumerate(prompt_list):
-        tokens = prompt.context_tokens[0] + prompt.completion_tokens[0]
-        for start in range(len(prompt.context_tokens[0]), len(tokens), step):
-            stop = min(start + step, len(tokens))
-            windows.append(
-                tree_batches.Request(
-                    tokens[max(0, stop - n_ctx - 1) : start], (tokens[start:stop],)
-                )
-            )
-            owners.append(index)
-    results: dict[int, dict[int, loglikelihood.LogLikelihood]] = {index: {} for index in owners}
-    n_pending = collections.Counter(owners)
-    for window_index, (likelihood,) in loglikelihood.loglikelihood(
-        model.inference_model, windows, model.sharding
-    ):
-        results[owners[window_index]][window_index] = likelihood
-        n_pending[owners[window_index]] -= 1
-        if not n_pending[owners[window_index]]:
-            window_results = [
-                results[owners[window_index]][window]
-                for window in sorted(results[owners[window_index]])
-            ]
-            fields = {
-                "log_probabilities": [result.log_prob for result in window_results],
-                "tokens": [result.n_tokens for result in window_results],
-            }
-            yield _prompt_fields(prompt_list[owners[window_index]]) | fields
-
-
-def _score_completions(
-    task_run: TaskRun, model: EvalModel, prompt_list: Sequence[prompts.Prompt]
-) -> Iterator[metrics.Outcome]:
-    """Scores completions by log-likelihood: all requests of all prompts together, yielding each
-    outcome with its last result. Baseline pairs were built with the prompts.
-    """
-    requests: list[tree_batches.Request] = []
-    # Of each request: its prompt's index; 0 for the item, 1 and up for baselines; its completions.
-    slots: list[tuple[int, int, list[int]]] = []
-    results: list[dict[int, dict[int, loglikelihood.LogLikelihood]]] = [{} for _ in prompt_list]
-    for index, prompt in enumerate(prompt_list):
-        sides = [
-            list(zip(prompt.context_tokens, prompt.completion_tokens, strict=True)),
-            *prompt.baseline_pairs,
-        ]
-        for side, pairs in enumerate(sides):
-            results[index][side] = {}
-            for context in dict.fromkeys(context for context, _ in pairs):
-                completions = [i for i, pair in enumerate(pairs) if pair[0] == context]
-                requests.append(
-                    tree_batches.Request(context, tuple(pairs[i][1] for i in completions))
-                )
-                slots.append((index, side, completions))
-    n_pending = collections.Counter(index for index, _, _ in slots)
-    for request_index, likelihoods in loglikelihood.loglikelihood(
-        model.inference_model,
-        requests,
-        model.sharding,
-        _banned_tokens(task_run.protocol.method, model.tokenizer),
-    ):
-        index, side, completions = slots[request_index]
-        results[index][side] |= dict(zip(completions, likelihoods, strict=True))
-        n_pending[index] -= 1
-        if n_pending[index] == 0:
-            yield _prompt_fields(prompt_list[index]) | _likelihood_fields(results[index])
-
-
 def _baseline_pairs(
     task_run: TaskRun, model: EvalModel, prompt: prompts.Prompt
 ) -> tuple[list[prompts.Pair], ...]:
@@ -457,42 +332,3 @@ def _content_free_context(task_run: TaskRun, text: str) -> str:
             f"{task_run.task.name} cannot be calibrated: it has no item whose texts are {text!r}; "
             "set another method"
         ) from error
-
-
-def _likelihood_fields(sides: dict[int, dict[int, loglikelihood.LogLikelihood]]) -> metrics.Outcome:
-    """Outcome fields from log-likelihoods per completion; for several baselines, the mean of their
-    probabilities.
-    """
-    own, *others = ([side[i] for i in range(len(side))] for side in sides.values())
-    fields = {
-        "log_probabilities": [result.log_prob for result in own],
-        "tokens": [result.n_tokens for result in own],
-        "greedy": [result.is_greedy for result in own],
-        "last_greedy": [result.last_is_greedy for result in own],
-    }
-    if others:
-        columns = zip(*([result.log_prob for result in side] for side in others), strict=True)
-        fields["before"] = [_log_mean_exp(column) for column in columns]
-    return fields
-
-
-def _log_mean_exp(logs: Sequence[float]) -> float:
-    top = max(logs)
-    return top + math.log(sum(math.exp(x - top) for x in logs) / len(logs))
-
-
-def _prompt_fields(prompt: prompts.Prompt) -> metrics.Outcome:
-    """Outcome fields that are known from the prompt."""
-    return dataclasses.asdict(prompt.item) | {
-        "asked": prompt.contexts,
-        "shown": prompt.demonstration_ids,
-        "cut": prompt.n_cut,
-    }
-
-
-def _banned_tokens(method: evaluation.Method, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Tokens that are whole stop words."""
-    if not isinstance(method, evaluation.LastWordMethod) or not method.stop_words:
-        return ()
-    encoded = [tokenizer.encode(f" {word}") for word in stop_words.STOP_WORDS]
-    return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)

@@ -14,7 +14,7 @@ import pytest
 from gptjax import reproduce_gpt2
 from gptjax.config import data, evaluation
 from gptjax.data.tokenizers import build
-from gptjax.evals import detokenizers, prompts, registry, runner, task_data
+from gptjax.evals import detokenizers, eval_model, prompts, registry, runner, task_data
 from gptjax.evals.loglikelihood import LogLikelihood
 from gptjax.evals.task import Item, Task
 from gptjax.model import gpt, inference
@@ -41,7 +41,7 @@ def there(tmp_path_factory):
     export_hf.save(place, c, params, TEXT)
     opened = open_model.open_model(place, [], lambda said: None)
     about = {"name": "gpt2_124m", "parameters": 1, "n_ctx": N_CTX, "digest": opened.digest}
-    model = runner.EvalModel(
+    model = eval_model.EvalModel(
         inference.prepare(opened.train_step.model, opened.params),
         TEXT,
         opened.train_step.model.sharding,
@@ -85,7 +85,9 @@ def outcomes(model, method, *items, metric: evaluation.Metric = "accuracy", exam
     )
     exam = runner.TaskRun("t", task, how, 0, 0, None)
     made = exam.build_prompts(list(items), [], model, silent)
-    return {outcome["id"]: outcome for outcome in runner.generate_outcomes(exam, model, made)}
+    return {
+        outcome["id"]: outcome for outcome in eval_model.generate_outcomes(method, 0, model, made)
+    }
 
 
 def silent(said):
@@ -155,7 +157,7 @@ def test_calibration_keeps_the_demonstrations(there, monkeypatch):
     has."""
     asked = []
     monkeypatch.setattr(
-        runner.loglikelihood,
+        eval_model.loglikelihood,
         "loglikelihood",
         lambda model, questions, *more: asked.extend(questions) or iter(()),
     )
@@ -174,8 +176,8 @@ def test_calibration_keeps_the_demonstrations(there, monkeypatch):
     (item,), (shown,) = put({"text": "q"}, how, 1), put({"text": "s"}, how, 1)
     exam = runner.TaskRun("t", task, how, 1, 0, None)
     list(
-        runner.generate_outcomes(
-            exam, there[1], exam.build_prompts([item], [shown], there[1], silent)
+        eval_model.generate_outcomes(
+            how.method, 0, there[1], exam.build_prompts([item], [shown], there[1], silent)
         )
     )
     assert {TEXT.decode(question.context) for question in asked} == {"D\ns: y\nq:", "D\ns: y\nN/A:"}
@@ -263,14 +265,14 @@ def test_the_last_word_is_predicted_or_not(there):
 
 def test_stop_words_are_banned_tokens():
     words = build.build(data.Gpt2Bpe())
-    banned = runner._banned_tokens(evaluation.LastWord(stop_words=True), words)
+    banned = eval_model._banned_tokens(evaluation.LastWord(stop_words=True), words)
     assert {words.decode([token]) for token in banned} >= {" the", " and", " it"} and len(
         banned
     ) > 100
     assert (
-        runner._banned_tokens(evaluation.LastWord(), words)
+        eval_model._banned_tokens(evaluation.LastWord(), words)
         == ()
-        == runner._banned_tokens(evaluation.Total(), words)
+        == eval_model._banned_tokens(evaluation.Total(), words)
     )
 
 
@@ -333,8 +335,8 @@ WAYS = [
 def test_every_task_runs_by_each_of_its_conventions(there, tmp_path, monkeypatch, name, convention):
     """From a row to a record; what a second reading makes of the outcomes on disk is the same."""
     task = registry.get_task(f"{name}:{convention}" if convention else name)
-    monkeypatch.setattr(runner.loglikelihood, "loglikelihood", Answers.loglikelihood)
-    monkeypatch.setattr(runner.generation, "generate_until", Answers.generate_until)
+    monkeypatch.setattr(eval_model.loglikelihood, "loglikelihood", Answers.loglikelihood)
+    monkeypatch.setattr(eval_model.generation, "generate_until", Answers.generate_until)
     monkeypatch.setattr(runner.metrics, "N_RESAMPLES", 20)
     model = there[1]
     long = model.inference_model.model.clone(
