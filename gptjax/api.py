@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import arguments
 from gptjax.config import find_files, overrides, parse
 from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.data.tokenizers import build
 from gptjax.distributed import processes
-from gptjax.language_model import LanguageModel, as_ids
+from gptjax.language_model import LanguageModel
 from gptjax.report import events
 from gptjax.runtime import run_dir as run_dirs
 from gptjax.sharding import device_mesh, rules, xla_options
@@ -217,7 +218,7 @@ def _copy_params(params: Any, expected: Any) -> Any:
 def _check_rows(config: Config, mesh: jax.sharding.Mesh, tokens: Any) -> np.ndarray:
     """int32 (M, B, n_ctx + 1) of what a user gave. ValueError if it cannot be a batch of this
     config."""
-    array, length = as_ids(tokens, config.model.n_vocab), config.model.n_ctx + 1
+    array, length = arguments.as_ids(tokens, config.model.n_vocab), config.model.n_ctx + 1
     if array.ndim not in (2, 3) or array.shape[-1] != length:
         raise ValueError(
             f"tokens of shape {array.shape}: give (B, {length}) or (M, B, {length}), "

@@ -10,7 +10,6 @@ byte.
 import argparse
 import functools
 import itertools
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,12 +123,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Runs the program; the exit status is 1 if a task could not be evaluated."""
     args = make_parser().parse_args(arguments)
-    from gptjax.evals import score_table
+    from gptjax.evals import score_table, task_list
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=args.list)
     if args.list:
-        return print_tasks(out)
+        task_list.print_tasks(out)
+        return 0
     check(args)
     if args.curve is not None:
         from gptjax.evals import icl_plot
@@ -377,52 +377,6 @@ def row_reader(task_run: Any, data: Path | None, data_dir: str | None) -> Callab
             task_run.task, task_run.protocol, split, folder, data_dir, task_run.seed, lenient=True
         )
     )
-
-
-def print_tasks(out: Any) -> int:
-    """Lists all tasks: their papers' K, method and metric, and the source of their data."""
-    from gptjax.evals import registry as tasks
-
-    all_tasks = [task for members in tasks.families().values() for task in members]
-    name = max(len(task.name) for task in all_tasks)
-    form = f"  {{:<{name}}}  {{:>3}}  {{:<13}}  {{:<18}}  {{}}"
-    indent = len(form.format("", "", "", "", ""))
-    data_width = out.width - indent
-
-    def print_row(data: str, *cells: Any, style: str = "") -> None:
-        """A line; what has no room after the other columns stands in lines below them."""
-        lines = (
-            textwrap.wrap(data, max(data_width, 20))
-            if data_width >= 20
-            else ["", *textwrap.wrap(data, out.width - 6)]
-        )
-        out.print(form.format(*cells, lines[0]).rstrip(), style)
-        for line in lines[1:]:
-            out.print(" " * (indent if data_width >= 20 else 6) + line, style)
-
-    print_row("data", "task", "K", "method", "metric", style="bold")
-    for family, members in tasks.families().items():
-        out.print(family, "bold")
-        for task in members:
-            protocol = task.protocol
-            also = f"; conventions: {', '.join(task.conventions)}" if task.conventions else ""
-            source = "made from the seed" if task.make_rows else task.tfds or "a .jsonl file"
-            print_row(
-                source + also,
-                task.name,
-                protocol.shots,
-                type(protocol.method).__name__,
-                protocol.metric,
-            )
-    extra_groups = {
-        name: len(members)
-        for name, members in tasks.groups().items()
-        if members != tasks.families().get(name)
-    }
-    out.print(
-        f"groups: each heading; {', '.join(f'{name} ({n})' for name, n in extra_groups.items())}"
-    )
-    return 0
 
 
 if __name__ == "__main__":

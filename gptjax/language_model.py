@@ -3,13 +3,14 @@
 The examples below run in the tests, on a model that was trained for a moment."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import arguments
 from gptjax.config import count, evaluation, parse
 from gptjax.evals import generation, loglikelihood, perplexity, prompts, tree_batches
 from gptjax.evals.loglikelihood import LogLikelihood
@@ -139,11 +140,11 @@ class LanguageModel(open_model.LoadedModel):
         2
         """
         texts, stops = (
-            _as_list(prompt, "prompt"),
+            arguments.as_texts(prompt, "prompt"),
             [stop] if isinstance(stop, str) else list(stop or ()),
         )
-        _check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
-        _check_int("seed", seed, 0, MAX_SEED)
+        arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+        arguments.check_int("seed", seed, 0, MAX_SEED)
         streaming.normalize_stops(self.tokenizer, stops)
         ids = [self.tokenizer.encode(text) or [self.tokenizer.start_of_text] for text in texts]
         sampling_params = sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -205,11 +206,11 @@ class LanguageModel(open_model.LoadedModel):
         >>> abs(first.log_prob - answer.log_prob) < 1e-4, second.n_tokens
         (True, 4)
         """
-        completions = _as_list(completion, "completion")
+        completions = arguments.as_texts(completion, "completion")
         if isinstance(context, str):
             contexts = [context] * len(completions)
         else:
-            contexts = _as_list(context, "context")
+            contexts = arguments.as_texts(context, "context")
         if len(contexts) != len(completions):
             raise ValueError(
                 f"{len(contexts)} contexts and {len(completions)} completions: give as many of "
@@ -250,10 +251,10 @@ class LanguageModel(open_model.LoadedModel):
         >>> score.n_tokens, score.n_bytes, score.log_likelihood < 0 < score.loss
         (10, 10, True)
         """
-        texts = _as_list(text, "text")
+        texts = arguments.as_texts(text, "text")
         n_ctx = self.config.model.n_ctx
         if stride is not None:
-            _check_int("stride", stride, 1, n_ctx)
+            arguments.check_int("stride", stride, 1, n_ctx)
         ids = [self.tokenizer.encode(item) for item in texts]
         for item, tokens in zip(texts, ids, strict=True):
             if not tokens:
@@ -322,7 +323,7 @@ class LanguageModel(open_model.LoadedModel):
         ((2, 3, 3), [1.0, 0.0, 0.0])
         """
         n = self.config.model.n_layers
-        _check_int("layer", layer, -n, n - 1)
+        arguments.check_int("layer", layer, -n, n - 1)
         tokens_BT = self._check_tokens(tokens)
         length = tokens_BT.shape[1]
         weights = _attention_weights(self.inference_model, self._pad(tokens_BT), layer % n)
@@ -332,7 +333,7 @@ class LanguageModel(open_model.LoadedModel):
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
         """int32 (B, T) of what a user gave as tokens. ValueError if they are none of this
         model's."""
-        model, array = self.config.model, as_ids(tokens, self.config.model.n_vocab)
+        model, array = self.config.model, arguments.as_ids(tokens, self.config.model.n_vocab)
         if array.ndim not in (1, 2):
             raise ValueError(f"tokens of shape {array.shape}: give (T,) or (B, T)")
         if array.shape[-1] > model.n_ctx:
@@ -347,28 +348,6 @@ class LanguageModel(open_model.LoadedModel):
         changes nothing of it."""
         length = decode.bucket_length(tokens_BT.shape[1], self.config.model.n_ctx)
         return np.pad(tokens_BT, ((0, 0), (0, length - tokens_BT.shape[1])))
-
-
-def as_ids(tokens: Any, n_vocab: int) -> np.ndarray:
-    """int32, of the same shape, of what a user gave as tokens. ValueError if it is no array of
-    whole numbers from 0 to n_vocab - 1, or holds none."""
-    advice = "give ids, as model.tokenizer.encode(text) returns them"
-    try:
-        array = np.asarray(tokens)
-    except ValueError:
-        raise ValueError(
-            f"tokens: rows of several lengths; {advice}, as many in each row"
-        ) from None
-    if array.size == 0:
-        raise ValueError(f"tokens of shape {array.shape}: give at least one token")
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"tokens of type {array.dtype}: {advice}")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= n_vocab:
-        raise ValueError(
-            f"token {low if low < 0 else high} is none of the model's ids, 0 to {n_vocab - 1:,}"
-        )
-    return array.astype(np.int32)
 
 
 @jax.jit
@@ -391,22 +370,3 @@ def _text_score(nats: float, n_tokens: int, text: str) -> TextScore:
     return TextScore(
         nats, n_tokens, n_bytes, measures["loss"], measures["perplexity"], measures["bits_per_byte"]
     )
-
-
-def _as_list(value: str | Sequence[str], name: str) -> list[str]:
-    """One text or several -> several. ValueError for anything else, and for none."""
-    texts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name}={parse.quote(value)}: give a text, or a list of at least one")
-    return texts
-
-
-def _check_int(name: str, value: int, low: int, high: int) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or not low <= value <= high
-    ):
-        raise ValueError(
-            f"{name}={parse.quote(value)}: give {parse.describe_range(int, low, high, False)}"
-        )

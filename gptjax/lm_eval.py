@@ -1,12 +1,12 @@
 """Run lm-evaluation-harness with gptjax as its model.
 
-    python -m gptjax.lm_eval --model gptjax --model_args run=runs/gpt2 --tasks lambada_openai
+    python -m gptjax.lm_eval --model gptjax --model_args pretrained=runs/gpt2 --tasks lambada_openai
 
 All other flags are lm_eval's; its own command knows only the models that it brings. model_args:
-run, a run of gptjax or a folder of weights, and any field of its config, as in run=DIR,mesh.data=2.
-batch_size and device are ignored: evals/loglikelihood.py batches by length, on all devices of the
-mesh. In a program, import this module, after which lm_eval.simple_evaluate(model="gptjax", ...)
-works.
+pretrained, a run of gptjax or a folder of weights, and any field of its config, as in
+pretrained=DIR,mesh.data=2. batch_size and device are ignored: evals/loglikelihood.py batches by
+length, on all devices of the mesh. In a program, import this module, after which
+lm_eval.simple_evaluate(model="gptjax", ...) works.
 """
 
 import logging
@@ -30,7 +30,7 @@ from gptjax.evals import generation, loglikelihood, prompts, tree_batches
 from gptjax.generate import sampling, streaming
 from gptjax.weights import open_model
 
-# tokens that are written where a task does not say how many: as its Hugging Face model has it
+# Tokens that are generated where a task sets no number: that of lm_eval's Hugging Face model.
 DEFAULT_MAX_TOKENS = 256
 # What other models' settings are called, with the values that change nothing.
 NEUTRAL_SETTINGS = {
@@ -54,14 +54,16 @@ class GptJaxLM(model.TemplateLM):
     """The model interface of lm_eval. A text follows the token that texts start with (end-of-text,
     or GPT-1's newline), as does an empty context. Raises ValueError for weights that cannot be
     read.
+
+    pretrained: a run, or a folder of weights; settings: fields of its config.
     """
 
-    def __init__(self, run: str, **settings: Any):
+    def __init__(self, pretrained: str, **settings: Any):
         super().__init__()
         assignments = [
             f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS
         ]
-        loaded = open_model.open_model(run, assignments)
+        loaded = open_model.open_model(pretrained, assignments)
         self._tokenizer, self.sharding, self.n_ctx = (
             loaded.tokenizer,
             loaded.train_step.model.sharding,

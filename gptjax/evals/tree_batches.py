@@ -145,10 +145,9 @@ class Batch:
 def make_batch(
     requests: Sequence[Request], n_rows: int, length: int, rows: list[list[list[Leaf]]]
 ) -> Batch:
-    tokens_BT, positions_BT = (
-        np.zeros((n_rows, length), np.int32),
-        np.zeros((n_rows, length), np.int32),
-    )
+    """Writes one of the batches that `plan_batches` yields for these requests as arrays: tokens_BT,
+    positions_BT and ends_BT (n_rows, length), the others one entry for each scored token."""
+    tokens_BT, positions_BT = np.zeros((2, n_rows, length), np.int32)
     ends_BT = np.tile(np.arange(1, length + 1, dtype=np.int32), (n_rows, 1))
     sources, targets, leaves, n_targets = [], [], [], 0
     for row, units in enumerate(rows):

@@ -16,13 +16,12 @@ from typing import Any, Protocol
 import jax
 
 from gptjax.config import overrides, parse, schema
-from gptjax.configs import registry
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir
 from gptjax.sharding import trees
 from gptjax.training import checkpoint
-from gptjax.weights import hf_config, name_maps, openai, safetensors, tokenizer_files
+from gptjax.weights import hf_config, infer_config, name_maps, openai, safetensors, tokenizer_files
 
 ProgressFn = Callable[[float, str], None]  # takes the fraction done and the last leaf's name
 
@@ -305,7 +304,7 @@ def _load_hugging_face(
         )
     settings = parse.read_json(file)
     architecture, model = hf_config.from_hf(settings, str(file))
-    config = _match_config(
+    config = infer_config.match_recipe(
         model, recipe or architecture.recipe, architecture.model_type.replace("-", "_")
     )
     if tokenizer_files.TOKENIZER_KEY in settings:
@@ -322,7 +321,7 @@ def _load_hugging_face(
         tensors,
         f"Hugging Face {architecture.model_type}",
         architecture.layout,
-        _with_tokenizer(config, _containing_folder(path), assignments),
+        infer_config.with_tokenizer(config, _containing_folder(path), assignments),
         log,
     )
 
@@ -331,25 +330,12 @@ def _load_openai(
     path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]
 ) -> FolderWeights:
     tensors, kind, layout, model, default_recipe = openai.open_tensors(path)
-    config = _match_config(model, recipe or default_recipe, default_recipe.partition("_")[0])
-    return FolderWeights(tensors, kind, layout, _with_tokenizer(config, path, assignments), log)
-
-
-def _with_tokenizer(
-    config: schema.Config, folder: Path, assignments: Sequence[str]
-) -> schema.Config:
-    """Returns the config with the tokenizer in the folder, `assignments`, and that tokenizer's
-    number of ids if the table has more rows.
-    """
-    tokenizer = tokenizer_files.detect_tokenizer(folder, config.data.tokenizer)
-    new_config = overrides.override(
-        dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer)),
-        *assignments,
+    config = infer_config.match_recipe(
+        model, recipe or default_recipe, default_recipe.partition("_")[0]
     )
-    n = tokenizer_files.published_size(folder, new_config.data.tokenizer)
-    if n is None or not n < new_config.model.n_vocab == config.model.n_vocab:
-        return new_config
-    return dataclasses.replace(new_config, model=dataclasses.replace(new_config.model, n_vocab=n))
+    return FolderWeights(
+        tensors, kind, layout, infer_config.with_tokenizer(config, path, assignments), log
+    )
 
 
 def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> None:
@@ -371,31 +357,3 @@ def _drop_tied_output(tensors: safetensors.SafetensorsReader, table: str) -> Non
             f"{tensors.path}: lm_head.weight is not {table}, but gptjax's output is tied to the "
             "token table: it cannot be read"
         )
-
-
-def _match_config(model: schema.Model, recipe: str, name: str) -> schema.Config:
-    """Returns the registry's config with this model, or else `recipe` with its sizes and the
-    recipe's number of rows per batch.
-    """
-    for candidate in registry.config_names():
-        found_config = registry.config(candidate)
-        if dataclasses.replace(found_config.model, init=model.init) == model:
-            break
-    else:
-        found_config = registry.config(recipe)
-        rows, ramp = found_config.model.n_ctx, found_config.train.batch_ramp
-        scaled = ramp and dataclasses.replace(
-            ramp, start_tokens=ramp.start_tokens // rows * model.n_ctx
-        )
-        train = dataclasses.replace(
-            found_config.train,
-            batch_tokens=found_config.batch_rows * model.n_ctx,
-            batch_ramp=scaled,
-        )
-        found_config = dataclasses.replace(
-            found_config,
-            name=name,
-            model=dataclasses.replace(model, init=found_config.model.init),
-            train=train,
-        )
-    return found_config

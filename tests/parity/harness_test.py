@@ -119,7 +119,7 @@ def asked(folder, tmp_path_factory):
         )
         found = {}
         models = {
-            "gptjax": {"run": str(folder / "weights"), "mesh.fsdp": 8},
+            "gptjax": {"pretrained": str(folder / "weights"), "mesh.fsdp": 8},
             "hf": {"pretrained": str(folder / "weights"), "device": "cpu"},
         }
         for name, arguments in models.items():

@@ -1,0 +1,50 @@
+"""What the Python API is given, checked: texts, token ids and whole numbers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptjax.config import parse
+
+
+def as_ids(tokens: Any, n_vocab: int) -> np.ndarray:
+    """int32, of the same shape, of what a user gave as tokens. ValueError if it is no array of
+    whole numbers from 0 to n_vocab - 1, or holds none."""
+    advice = "give ids, as model.tokenizer.encode(text) returns them"
+    try:
+        array = np.asarray(tokens)
+    except ValueError:
+        raise ValueError(
+            f"tokens: rows of several lengths; {advice}, as many in each row"
+        ) from None
+    if array.size == 0:
+        raise ValueError(f"tokens of shape {array.shape}: give at least one token")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"tokens of type {array.dtype}: {advice}")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= n_vocab:
+        raise ValueError(
+            f"token {low if low < 0 else high} is none of the model's ids, 0 to {n_vocab - 1:,}"
+        )
+    return array.astype(np.int32)
+
+
+def as_texts(value: str | Sequence[str], name: str) -> list[str]:
+    """One text or several -> several. ValueError for anything else, and for none."""
+    texts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}={parse.quote(value)}: give a text, or a list of at least one")
+    return texts
+
+
+def check_int(name: str, value: int, low: int, high: int) -> None:
+    """ValueError unless the value is a whole number from low to high; True and 1.0 are none."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or not low <= value <= high
+    ):
+        raise ValueError(
+            f"{name}={parse.quote(value)}: give {parse.describe_range(int, low, high, False)}"
+        )
