@@ -15,14 +15,16 @@ import argparse
 import dataclasses
 import hashlib
 import os
-import pathlib
-import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptjax import cli
 from gptjax.config import data, decontamination, find_files, overrides, parse
 from gptjax.runtime import errors
+
+if TYPE_CHECKING:
+    from gptjax.curate import ngram_job, ngrams
+    from gptjax.evals import contamination
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
   python -m gptjax.decontaminate check --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=overlap
@@ -33,6 +35,19 @@ RULES = {"filter": decontamination.Filter(), "check": decontamination.OverlapRul
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
     """Runs the program."""
+    args = make_parser().parse_args(arguments)
+    required = ("overlap", "results") if args.mode == "compare" else ("text", "out")
+    for name in required:
+        if getattr(args, name) is None:
+            raise ValueError(f"{args.mode} needs --{name}; --help shows an example")
+    if args.mode == "compare":
+        return compare_scores(args)
+    rule = overrides.override(RULES[args.mode], *args.assignments)
+    return filter_corpus(args, rule) if args.mode == "filter" else check_tasks(args, rule)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
     parser = cli.make_parser("decontaminate", __doc__ or "", EXAMPLE)
     parser.fields = frozenset(f.name for rule in RULES.values() for f in dataclasses.fields(rule))
     parser.add_argument("mode", choices=("filter", "check", "compare"), help="what to do")
@@ -105,15 +120,7 @@ def main(arguments: list[str]) -> None:
         dest="assignments",
         help="change a rule, as window=100",
     )
-    args = parser.parse_args(arguments)
-    required = ("overlap", "results") if args.mode == "compare" else ("text", "out")
-    for name in required:
-        if getattr(args, name) is None:
-            raise ValueError(f"{args.mode} needs --{name}; --help shows an example")
-    if args.mode == "compare":
-        return compare_scores(args)
-    rule = overrides.override(RULES[args.mode], *args.assignments)
-    return filter_corpus(args, rule) if args.mode == "filter" else check_tasks(args, rule)
+    return parser
 
 
 def path_string(text: str) -> str:
@@ -134,9 +141,9 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
     hashes_by_task = [
         contamination.ngram_hashes(task, np.full(len(task.texts), rule.n)) for task in tasks
     ]
-    job = open_job(args, rule, tasks, hashes_by_task, [rule.n])
-    if not (args.out / "report.json").exists():
-        counts, _, _ = count_documents(args, job)
+    job = start_job(args, rule, tasks, hashes_by_task, [rule.n])
+    if not job.is_finished:
+        counts, _, _ = job.count_documents()
         hash_set = ngrams.HashSet(
             job.hash_set.hashes[(counts > 0) & (counts <= rule.most_documents)]
         )
@@ -144,7 +151,7 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
         clean_part = remove_ngrams.PartCleaner(
             rule, args.out, "" if args.compression == "none" else ".gz"
         )
-        run_parts(job, clean_part.is_done, clean_part, job.clean_dir, args, "cleaning")
+        job.run_parts(clean_part.is_done, clean_part, job.clean_dir, "cleaning")
         output_names = {clean_part.output_name(part) for part in job.parts}
         for stale in args.out.glob("[0-9][0-9][0-9][0-9][0-9]-*.jsonl*"):
             # A file that the corpus had when this started, and no longer has.
@@ -160,8 +167,8 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
                 "seen": int((task_counts > 0).sum()),
                 "common": common,
             }
-        finish_job(args, job, report)
-    report = read_finished(args.out / "report.json")
+        job.finish(report)
+    report = job.read_report()
     rows = [
         (name, *(f"{entry[key]:,}" for key in ("items", "grams", "seen", "common")))
         for name, entry in report["tasks"].items()
@@ -211,9 +218,9 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
         for task_texts, (_, matches) in zip(tasks, match_lengths, strict=True)
     ]
     lengths = np.unique(np.concatenate([matches for _, matches in match_lengths]))
-    job = open_job(args, rule, tasks, hashes_by_task, lengths[lengths > 0].tolist())
-    if not (args.out / "report.json").exists():
-        counts, n_documents, n_characters = count_documents(args, job)
+    job = start_job(args, rule, tasks, hashes_by_task, lengths[lengths > 0].tolist())
+    if not job.is_finished:
+        counts, n_documents, n_characters = job.count_documents()
         hash_set = ngrams.HashSet(job.hash_set.hashes[counts > 0])
         report: dict[str, Any] = {"documents": n_documents, "characters": n_characters, "tasks": {}}
         for task_texts, (n, matches) in zip(tasks, match_lengths, strict=True):
@@ -229,8 +236,8 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
                 "seen": n_seen,
             }
             report["tasks"][task_texts.name]["marks"] = hashlib.sha256(dirty_json).hexdigest()
-        finish_job(args, job, report)
-    report = read_finished(args.out / "report.json")
+        job.finish(report)
+    report = job.read_report()
     clean_scores.read_dirty_items(args.out)  # raises for files that were changed
     print(f"{report['documents']:,} documents, {report['characters']:,} characters")
     rows = [("task", "N", "items", "dirty", "clean", "N-grams", "in the corpus")]
@@ -265,21 +272,6 @@ def compare_scores(args: argparse.Namespace) -> None:
         from gptjax.runtime import atomic
 
         atomic.save(args.out / "comparison.json", atomic.json_bytes(rows))
-
-
-# --- jobs -----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A corpus and the n-grams to search for. count_dir and clean_dir: folders with the finished
-    parts of the two passes, until both are complete.
-    """
-
-    hash_set: Any
-    parts: list[Any]
-    count_dir: pathlib.Path
-    clean_dir: pathlib.Path
 
 
 def load_tasks(
@@ -328,24 +320,21 @@ def load_tasks(
     return task_texts
 
 
-def open_job(
+def start_job(
     args: argparse.Namespace,
-    rule: Any,
-    tasks: list[Any],
-    hashes_by_task: list[Any],
+    rule: decontamination.Filter | decontamination.OverlapRule,
+    tasks: "Sequence[contamination.TaskTexts]",
+    hashes_by_task: "Sequence[ngrams.Array]",
     lengths: list[int],
-) -> Job:
-    """Opens the job's folders, with the parts finished by an earlier start of the same job.
+) -> "ngram_job.NgramJob":
+    """Starts or continues the search of --text for the n-grams of the tasks, `lengths` words long.
 
-    hashes_by_task: the n-grams of each task. If only files of the corpus have changed since an
-    unfinished start, unchanged files are not read again. Raises ValueError if the folders belong to
-    another job.
+    hashes_by_task: the n-grams of each task. Raises ValueError if there are none, or if --out
+    belongs to another job.
     """
     import numpy as np
 
-    from gptjax.curate import count_ngrams, ngrams
-    from gptjax.data.sources import open
-    from gptjax.runtime import atomic, checksums, job_dir
+    from gptjax.curate import ngram_job
 
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
@@ -353,85 +342,18 @@ def open_job(
             "the tasks have no text as long as a match, so there is nothing to search for; give "
             "other tasks, or a smaller n"
         )
-    source = data.Text(path=args.text, field=args.field)
-    ngrams_digest = _digest(hashes, lengths)
-    job = {
+    compression = {"compression": args.compression} if args.mode == "filter" else {}
+    record = {
         "mode": args.mode,
-        "corpus": open.describe(source),
-        "fingerprint": open.fingerprint(source),
         "tasks": {
-            task.name: f"{len(task.texts):,} texts, digest {_digest(task_hashes, lengths)[:8]}"
+            task.name: f"{len(task.texts):,} texts, digest "
+            f"{ngram_job.digest(task_hashes, lengths)[:8]}"
             for task, task_hashes in zip(tasks, hashes_by_task, strict=True)
         },
-        "rule": dataclasses.asdict(rule)
-        | ({"compression": args.compression} if args.mode == "filter" else {}),
+        "rule": dataclasses.asdict(rule) | compression,
     }
-    opened_job = Job(
-        ngrams.HashSet(hashes),
-        count_ngrams.split_corpus(source, ngrams_digest),
-        args.out / "work" / "count",
-        args.out / "work" / "cut",
-    )
-    if (args.out / "report.json").exists():
-        job_dir.check_same(args.out, read_finished(args.out / "job.json"), job)
-        return opened_job
-    job_dir.check_unfinished(args.out, job, "*", print)
-    for line in open.check(source):
-        print(line)
-    checksums.save(args.out / "job.json", job)
-    for folder in (args.out, opened_job.count_dir, opened_job.clean_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic.remove_partial(folder)
-    count_ngrams.save_ngrams(opened_job.count_dir, opened_job.hash_set, lengths)
-    return opened_job
-
-
-def _digest(hashes: Any, lengths: list[int]) -> str:
-    return hashlib.sha256(hashes.tobytes() + repr(lengths).encode()).hexdigest()
-
-
-def count_documents(args: argparse.Namespace, job: Job) -> tuple[Any, int, int]:
-    """Returns (documents with each n-gram, number of documents, number of characters)."""
-    from gptjax.curate import count_ngrams
-
-    run_parts(job, count_ngrams.is_counted, count_ngrams.count_part, job.count_dir, args, "reading")
-    return count_ngrams.sum_counts(job.count_dir, job.parts, len(job.hash_set))
-
-
-def run_parts(
-    job: Job,
-    is_done: Callable[[pathlib.Path, Any], bool],
-    part_fn: Any,
-    folder: pathlib.Path,
-    args: Any,
-    label: str,
-) -> None:
-    """Runs every part whose result is missing or damaged."""
-    from gptjax.curate import count_ngrams
-    from gptjax.report import console
-
-    todo = [part for part in job.parts if not is_done(folder, part)]
-    if todo:
-        with console.Console(quiet=False).progress_bar(f"{label} {args.text}") as advance:
-            count_ngrams.run_parallel(todo, part_fn, folder, args.workers, advance)
-
-
-def finish_job(args: argparse.Namespace, job: Job, report: dict[str, Any]) -> None:
-    """Writes the report and removes the intermediate results."""
-    from gptjax.runtime import checksums
-
-    checksums.save(args.out / "report.json", report)
-    shutil.rmtree(args.out / "work")
-
-
-def read_finished(file: pathlib.Path) -> dict[str, Any]:
-    """Reads a record of a finished job. Raises a one-line ValueError if it is damaged."""
-    from gptjax.runtime import checksums
-
-    try:
-        return checksums.read(file)
-    except ValueError as error:
-        raise ValueError(f"{error}; delete {file.parent} and run it again") from None
+    source = data.Text(path=args.text, field=args.field)
+    return ngram_job.start(args.out, record, source, hashes, lengths, args.workers)
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:

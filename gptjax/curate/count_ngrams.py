@@ -28,35 +28,25 @@ PartFn = Callable[["Part", pathlib.Path, ProgressFn], None]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A file of the corpus, or a corpus that is not made of files. size: its share of the work.
+    """A file of the corpus. number: from 0, in the order of the files. size: bytes, at least 1.
     key: identifies the text and the n-grams searched for, so that unchanged files are not read
     again when others have changed.
     """
 
     number: int
-    source: open.TextSource
+    source: data.Text
     size: int
     key: str
 
 
-def split_corpus(source: open.TextSource, ngrams_digest: str) -> list[Part]:
+def split_corpus(source: data.Text, ngrams_digest: str) -> list[Part]:
     """Splits a corpus into its files. ngrams_digest: a digest of the n-grams searched for."""
-
-    def make_part(number: int, source: open.TextSource, size: int) -> Part:
-        return Part(
-            number,
-            source,
-            size,
-            hashlib.sha256(f"{open.fingerprint(source)} {ngrams_digest}".encode()).hexdigest()[:24],
-        )
-
-    if not isinstance(source, data.Text):
-        return [make_part(0, source, 1)]
-    files = find_files.find(source.path).states.items()
-    return [
-        make_part(n, data.Text(path=str(file), field=source.field), max(1, state.st_size))
-        for n, (file, state) in enumerate(files)
-    ]
+    parts = []
+    for number, (file, state) in enumerate(find_files.find(source.path).states.items()):
+        part_source = data.Text(path=str(file), field=source.field)
+        key = hashlib.sha256(f"{open.fingerprint(part_source)} {ngrams_digest}".encode())
+        parts.append(Part(number, part_source, max(1, state.st_size), key.hexdigest()[:24]))
+    return parts
 
 
 def save_ngrams(folder: pathlib.Path, hash_set: ngrams.HashSet, lengths: Sequence[int]) -> None:
@@ -122,10 +112,7 @@ def count_part(part: Part, folder: pathlib.Path, report_progress: ProgressFn) ->
 
 def read_batches(part: Part) -> Iterator[list[Document]]:
     """Yields the documents of a file in batches; nothing for an empty file."""
-    if (
-        isinstance(part.source, data.Text)
-        and find_files.stat_regular(pathlib.Path(part.source.path)).st_size == 0
-    ):
+    if find_files.stat_regular(pathlib.Path(part.source.path)).st_size == 0:
         return iter(())
     return tokenize.group_by_length(
         open.documents(part.source), ngrams.CHUNK_CHARS, lambda document: len(document.text)

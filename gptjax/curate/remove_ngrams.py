@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gptjax.config import data, find_files
+from gptjax.config import find_files
 from gptjax.config.decontamination import Filter
 from gptjax.curate import count_ngrams, ngrams
 from gptjax.runtime import atomic, checksums
@@ -115,11 +115,7 @@ class PartCleaner:
 
     def output_name(self, part: count_ngrams.Part) -> str:
         """Name of the output file; the number keeps names distinct and in order."""
-        stem = (
-            find_files.stem(pathlib.Path(part.source.path))
-            if isinstance(part.source, data.Text)
-            else "corpus"
-        )
+        stem = find_files.stem(pathlib.Path(part.source.path))
         return f"{part.number:05d}-{stem}.jsonl{self.compression}"
 
     def clean_texts(

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gptjax import decontaminate
-from gptjax.curate import count_ngrams, remove_ngrams
+from gptjax.curate import count_ngrams, ngram_job, remove_ngrams
 from gptjax.data.sources import files
 
 VOCABULARY = [
@@ -282,7 +282,7 @@ def test_intermediates_that_are_damaged_are_made_again(place, monkeypatch, mode,
     run(place, mode, out="whole")
     with monkeypatch.context() as patch:
         patch.setattr(
-            decontaminate, "finish_job", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt)
+            ngram_job.NgramJob, "finish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             run(place, mode)
