@@ -1,7 +1,7 @@
 """Tokenize text once, in parallel, into shards that runs read.
 
-A kill loses only the shards in hand: the same command goes on from there. The last line printed is
-how to train on what was made.
+After a kill the same command continues; only the shards in progress are lost. The last line printed
+is the command that trains on the shards.
 """
 
 import argparse
@@ -16,35 +16,13 @@ from gptjax.data.sources import open
 
 EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""  # noqa: E501
 
-SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> what it is made of
+SourcesByDir = dict[pathlib.Path, open.TextSource]  # shard directory -> its source
 
 
 @find_files.list_once()
 def main(arguments: list[str]) -> None:
     """Tokenizes the sources of the arguments into shard directories."""
-    parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=parse.path_argument,
-        required=True,
-        help="the shard directory; several sources: one each",
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=parse.int_argument(1, 1024),
-        default=os.cpu_count() or 1,
-        help="processes (default: a core each)",
-    )
-    parser.add_argument(
-        "--characters_per_shard",
-        metavar="N",
-        type=parse.int_argument(),
-        default=20_000_000,
-        help="text in a shard, in whole documents (default: %(default)s)",
-    )
-    args = parser.parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     config = cli.resolve_config(args)
     spec, validation_rule = config.data.tokenizer, config.data.validation
     sources = [check_untokenized(source) for source in config.data.sources or (data.Embedded(),)]
@@ -107,13 +85,40 @@ def main(arguments: list[str]) -> None:
     )
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
+    parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="the shard directory; several sources: one each",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse.int_argument(1, 1024),
+        default=os.cpu_count() or 1,
+        help="processes (default: a core each)",
+    )
+    parser.add_argument(
+        "--characters_per_shard",
+        metavar="N",
+        type=parse.int_argument(),
+        default=20_000_000,
+        help="text in a shard, in whole documents (default: %(default)s)",
+    )
+    return parser
+
+
 def shard_dirs(out: pathlib.Path, n: int) -> list[pathlib.Path]:
-    """The directory of each of n sources."""
+    """Returns the directory of each of n sources."""
     return [out] if n == 1 else [out / f"source-{number}" for number in range(n)]
 
 
 def check_untokenized(source: data.Source) -> open.TextSource:
-    """`source`, which must not be prepared already."""
+    """Returns `source`. Raises ValueError if it is tokenized already."""
     if isinstance(source, data.Shards):
         raise ValueError(
             f"{source} is tokenized already; name in data.sources only what is to be prepared"
@@ -128,7 +133,7 @@ def how_to_train(
     validation_sources: SourcesByDir,
     n_vocab: int,
 ) -> str:
-    """The arguments for a run of the same config on what was prepared."""
+    """Returns the arguments of gptjax.train for the same config on the shards."""
     shards = [
         data.Shards(path=str(directory), weight=source.weight)
         for directory, source in train_sources.items()

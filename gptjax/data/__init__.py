@@ -1,2 +1,1 @@
-"""What does a run read? Tokenizers, corpora, shard directories, packing, mixing, and the
-pipeline that yields batches."""
+"""Training data: sources of text, tokenizers, shard directories, rows and batches."""

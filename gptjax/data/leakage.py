@@ -1,5 +1,5 @@
-"""Is text that is validated on also trained on? By whatever name: another spelling, a glob, a
-link, a copy, shards made of it."""
+"""Detection of validation text in the training data, under whatever name it is there: another path,
+a link, a copy, shards made from it."""
 
 import hashlib
 import pathlib
@@ -11,16 +11,16 @@ from gptjax.config import data, find_files, parse
 from gptjax.data import shards
 from gptjax.data.sources import open
 
-# bytes by which two files of one size are distinguished before they are compared whole
+# Bytes that are compared first of two files of equal size: most differ there.
 PREFIX_BYTES = 2**16
-# Share of validation documents that are trained on from which validation is refused; a smaller
-# share, since corpora have copies, is reported.
+# Fraction of validation documents in the training data from which a run is refused. A smaller one
+# is only reported, since many corpora contain copies.
 ERROR_SHARE = 0.5
 
 
 def check_sources(train: Sequence[data.Source], validation: data.Source) -> None:
-    """ValueError, before anything is read, if a source that is trained on has files of the one
-    that is validated on."""
+    """Raises ValueError if a training source has a file of the validation source, before any of
+    them is tokenized."""
     for source in train:
         common = _common_source(source, validation)
         if common is not None:
@@ -32,7 +32,7 @@ def check_sources(train: Sequence[data.Source], validation: data.Source) -> None
 
 
 def _common_source(source: data.Source, validation: data.Source) -> str | None:
-    """What both read, if anything."""
+    """Returns what both sources read, for an error; None if nothing is known to be common."""
     match source, validation:
         case data.Text(), data.Text():
             return _common_file(source, validation)
@@ -51,8 +51,8 @@ def _common_source(source: data.Source, validation: data.Source) -> str | None:
 
 
 def _common_file(source: data.Text, validation: data.Text) -> str | None:
-    """A file that both read: the same one, or one of equal content. Files of objects may be read
-    for two of their fields."""
+    """Returns a file that both sources read, or whose content equals that of a file of the other;
+    None if there is none. Different fields of the same .jsonl or .parquet files are not common."""
     by_size: dict[int, list[pathlib.Path]] = {}
     for file, state in find_files.find(source.path).states.items():
         by_size.setdefault(state.st_size, []).append(file)
@@ -72,7 +72,7 @@ def _common_file(source: data.Text, validation: data.Text) -> str | None:
 
 
 def _digest(file: pathlib.Path, size: int | None) -> bytes:
-    """SHA-256 of the first `size` bytes of a file, or of all."""
+    """Returns the SHA-256 of the first `size` bytes of a file, or of all of them if None."""
     try:
         with file.open("rb") as stream:
             return (
@@ -87,10 +87,11 @@ def _digest(file: pathlib.Path, size: int | None) -> bytes:
 def check_documents(
     train: Sequence[shards.Split], validation: shards.Split, print_line: Callable[[str], None]
 ) -> None:
-    """Compare the documents themselves, by their keys; shards of earlier versions have none, and
-    are compared whole.
+    """Compares validation and training documents by the keys of their texts; shards without keys
+    (of earlier versions) are compared as a whole.
 
-    ValueError if half of those that are validated on are trained on; a smaller share is reported.
+    Raises ValueError if at least ERROR_SHARE of the validation documents are in the training data;
+    reports a smaller share by `print_line`.
     """
     train_shards = [shard for split in train for shard in split.shards]
     train_digests = {shard.record["digest"] for shard in train_shards}
@@ -102,7 +103,7 @@ def check_documents(
         )
     )
     common = np.zeros(len(validation_keys), bool)
-    for other in train_shards:  # thousands of shards at each start: sorted once, then looked up
+    for other in train_shards:  # may be thousands, so the validation keys are sorted once
         keys = other.keys() if len(other.ends) and len(validation_keys) else None
         if keys is not None:
             positions = np.searchsorted(validation_keys, keys)

@@ -1,5 +1,4 @@
-"""What a run reads, from config to batches: every source as a shard directory, rows by mixture,
-steps by a grain pipeline.
+"""Data loading: the rows of each step, from shard directories, as batches of a grain pipeline.
 
 The rows of step n are a pure function of (config, n): a run resumes from its step number, on any
 number of processes.
@@ -17,26 +16,38 @@ from gptjax.data import mixture, packing, shards, validation_split
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 
-PREFETCH_BATCHES = 4  # batches that wait in memory
+PREFETCH_BATCHES = 4  # batches that are read ahead
 
 
 class BatchPlan(Protocol):
-    """Which rows a step trains on; rows of n_ctx tokens, counted over the whole run.
-    config/batch_schedule.py has it."""
+    """The rows that each step trains on, numbered over the whole run; BatchSchedule of
+    config/batch_schedule.py is one.
+
+    n_steps: number of steps. max_rows: rows of the largest step.
+    """
 
     n_steps: int
     max_rows: int
 
-    def rows(self, step: int) -> int: ...
+    def rows(self, step: int) -> int:
+        """Returns the number of rows of a step."""
+        ...
 
-    def first_row(self, step: int) -> int: ...
+    def first_row(self, step: int) -> int:
+        """Returns the number of the first row of a step."""
+        ...
 
-    def microbatch(self, step: int, max_microbatch_rows: int) -> int: ...
+    def microbatch(self, step: int, max_microbatch_rows: int) -> int:
+        """Returns the rows of each microbatch of a step, at most max_microbatch_rows."""
+        ...
 
 
 class Dataset:
-    """A run's data, open: its tokenizer, its training rows and its validation rows. Made by
-    `open_dataset`."""
+    """The data of a run: its tokenizer, training rows and validation rows. Made by
+    `open_dataset.open_dataset`.
+
+    validation_bytes_per_token: bytes of UTF-8 for each token of the validation text.
+    """
 
     def __init__(
         self,
@@ -46,8 +57,8 @@ class Dataset:
         train: list["OpenShards"],
         validation: list["OpenShards"],
     ):
-        """train: one for each source; validation: whose documents the run is validated on.
-        ValueError if a split does not fill a row."""
+        """train: the shards of each source; validation: the shards whose validation split is used.
+        Raises ValueError if a split does not fill a row."""
         n_ctx, rule = config.model.n_ctx, config.data.validation
         self.tokenizer = tokenizer
         self._config, self._sources, self._train_shards = config, sources, train
@@ -74,8 +85,8 @@ class Dataset:
         self.validation_bytes_per_token = self._validation.n_bytes / self._validation.n_tokens
 
     def validation_rows(self, n_rows: int) -> np.ndarray:
-        """The same at most n_rows rows every time, evenly spread over the held-out text, as
-        int32 of shape (rows, n_ctx + 1)."""
+        """Returns at most n_rows rows, evenly spread over the validation text and the same at every
+        call, as int32 of shape (rows, n_ctx + 1)."""
         rows = packing.evenly_spaced_rows(self._validation, self._config.model.n_ctx, n_rows)
         if int(rows.view(np.uint32).max(initial=0)) >= self.tokenizer.n_vocab:
             spans = (
@@ -86,15 +97,15 @@ class Dataset:
         return rows
 
     def row(self, number: int) -> np.ndarray:
-        """Row `number` of the run, as int32 of shape (n_ctx + 1,): tokens 0..n_ctx-1 are read,
-        1..n_ctx predicted."""
+        """Returns row `number` of the run as int32 of shape (n_ctx + 1,): tokens 0..n_ctx-1 are the
+        inputs, 1..n_ctx the targets."""
         out = np.empty(self._config.model.n_ctx + 1, np.int32)
         self._fill(number, out)
         return out
 
     def _fill(self, number: int, out: np.ndarray) -> None:
-        """Write row `number` of the run into `out`. ValueError, with file and place, if it has
-        an id that is not in the vocabulary."""
+        """Writes row `number` of the run into `out`. Raises ValueError, with file and position, if
+        it has an id that is not in the vocabulary."""
         source, source_row = self._mixture(number)
         rows = self._source_rows[source]
         rows.fill(source_row, out)
@@ -110,13 +121,14 @@ class Dataset:
         first_step: int = 0,
         local_rows: Callable[[int], Sequence[int]] = range,
     ):
-        """A grain iterator over the steps from first_step to plan.n_steps.
+        """Returns a grain iterator over the steps first_step to plan.n_steps - 1.
 
-        Each step is {"tokens": int32 (M, rows, T + 1), "count": int32 (), "rows": int32 ()}:
-        microbatches of `rows` rows over all processes, plan.microbatch of max_microbatch_rows, of
-        which this one reads those that local_rows numbers (default: all; sharding/rules.py knows);
-        the first `count` are real, the others zeros. M = plan.max_rows / rows, so the steps of a
-        ramp have one shape. get_state and set_state name the exact position.
+        Each step is {"tokens": int32 (M, local rows, n_ctx + 1), "count": int32 (), "rows": int32
+        ()}. A microbatch has plan.microbatch(step, max_microbatch_rows) = `rows` rows over all
+        processes; this process reads those of the numbers local_rows(rows) (default: all; see
+        rules.local_rows). M is plan.max_rows / rows, so that the steps of a batch ramp have one
+        shape; the first `count` microbatches are data, the others zeros. The iterator's get_state
+        and set_state save and restore its position.
         """
         return iterate_steps(
             plan,
@@ -128,8 +140,8 @@ class Dataset:
         )
 
     def summary(self) -> str:
-        """For people: how much there is to train on, of what, and how often it is read if that
-        is more than once."""
+        """Returns a line for the user: the number of training tokens, the sources, and how many
+        times each is read if that is more than once."""
         names = ", ".join(map(open.describe, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
         epochs = self._source_epochs()
@@ -142,13 +154,13 @@ class Dataset:
         )
 
     def _source_epochs(self) -> list[float]:
-        """How often each source is read over train.total_tokens."""
+        """Returns how many times each source is read over train.total_tokens."""
         sizes = [source_shards.train.n_tokens for source_shards in self._train_shards]
         return mixture.epochs(self._mixture.shares, sizes, self._config.train.total_tokens)
 
     def digest(self) -> str:
-        """Of all tokens, in their order: equal on hosts that have prepared the same text for
-        themselves."""
+        """Returns a digest of all tokens in their order. It is equal on hosts that have each
+        tokenized the same text."""
         names = [
             [source_shards.manifest["text"], digest_fields(source_shards.manifest)]
             for source_shards in self._train_shards
@@ -156,8 +168,9 @@ class Dataset:
         return shards.content_key(self.tokenizer.digest, names, self._validation.n_tokens)
 
     def description(self) -> dict[str, Any]:
-        """What was read, for the run's record: sources with counts and digests, weights, the share
-        of rows that each has, epochs over train.total_tokens. JSON-able."""
+        """Returns a JSON object for the run's record: each source with counts, digests, weight, its
+        share of the rows and its epochs over train.total_tokens; the tokenizer; the validation
+        text."""
         shares, epochs = self._mixture.shares, self._source_epochs()
         sources = [
             {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch}
@@ -192,8 +205,8 @@ def iterate_steps(
     width: int,
     fill: Callable,
 ):
-    """The iterator of Dataset.batches, over rows of `width` integers: fill(number, array) writes
-    row `number` of the run."""
+    """Returns the iterator of Dataset.batches for rows of `width` integers. fill(number, out)
+    writes row `number` of the run into an int32 array of shape (width,)."""
     import grain
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -217,8 +230,8 @@ def iterate_steps(
         }
 
     batches = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
-    # One thread reads ahead: rows are copied under Python's lock, so a second one would only take
-    # turns with it.
+    # One thread reads ahead; a second one would wait for it, since rows are copied while holding
+    # Python's global lock.
     return iter(
         batches.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH_BATCHES)
@@ -227,7 +240,7 @@ def iterate_steps(
 
 
 class Concatenated:
-    """Several splits, one after the other. A packing.Documents."""
+    """The documents of several splits, in order; a packing.Documents."""
 
     def __init__(self, splits: list[shards.Split]):
         self._splits = splits
@@ -239,22 +252,26 @@ class Concatenated:
         )
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Returns tokens start..stop-1 of a document."""
         number = int(np.searchsorted(self._first, document, side="right")) - 1
         return self._splits[number].tokens(document - int(self._first[number]), start, stop)
 
     def locate(self, document: int, start: int) -> tuple[shards.Shard, int]:
+        """Returns the shard with token `start` of a document, and the token's position in it."""
         number = int(np.searchsorted(self._first, document, side="right")) - 1
         return self._splits[number].locate(document - int(self._first[number]), start)
 
 
 class OpenShards:
-    """One shard directory: what of it is trained on, and what is validated on."""
+    """The training and the validation split of a shard directory.
+
+    summary: counts and digests of its text, for the run's record.
+    """
 
     def __init__(self, directory: pathlib.Path, rule: data.ValidationSplit):
         manifest = shards.read_manifest(directory)
-        uses_all = isinstance(
-            rule, data.Separate
-        )  # each source is then used whole, for the one or the other
+        # With Separate, a source is used whole, either for training or for validation.
+        uses_all = isinstance(rule, data.Separate)
         self.manifest = manifest
         self.train = shards.Split(
             directory, manifest, validation_split.SPLITS if uses_all else ("train",)
@@ -277,8 +294,8 @@ class OpenShards:
 def vocabulary_error(
     documents: Any, spans: Iterable[tuple[int, int, int]], n_vocab: int
 ) -> ValueError:
-    """What to say of a row with an id that is not in the vocabulary. spans: (document, start,
-    stop) of what the row is made of."""
+    """Returns the error for a row with an id that is not in the vocabulary. spans: (document,
+    start, stop) of the parts of documents that the row consists of."""
     for document, start, stop in spans:
         invalid = np.flatnonzero(documents.tokens(document, start, stop) >= n_vocab)
         if len(invalid):
@@ -293,8 +310,8 @@ def check_sizes(
     train_sizes: Iterable[tuple[data.Source, int]],
     n_validation_tokens: int,
 ) -> None:
-    """ValueError if a source has too few tokens to train on, or all too few that are held out.
-    train_sizes: each with its tokens."""
+    """Raises ValueError if a source has too few training tokens to fill a row, or all sources
+    together too few validation tokens. train_sizes: each source with its training tokens."""
     for source, n_tokens in train_sizes:
         if not n_tokens:
             raise ValueError(
@@ -311,8 +328,8 @@ def check_sizes(
 
 
 def digest_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The counts and digests of a directory's splits, without what only later versions write:
-    what `Dataset.digest` is made of."""
+    """Returns the counts and digests of a directory's splits that `Dataset.digest` depends on,
+    without those that earlier versions did not write."""
     names = ("name", "documents", "tokens", "bytes", "digest")
     return {
         split: counts

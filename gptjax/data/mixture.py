@@ -1,5 +1,5 @@
-"""Which source does row g of a run come from? Weights as exact proportions of every prefix, with
-random access. numpy only.
+"""The mixture of sources: which source each row of a run comes from, so that every prefix of the
+rows has the sources in proportion to their weights. numpy only.
 
 GPT-3 (section 2.2, Table 2.2) samples its sources by weight, not by size: some are read three
 times, some less than once.
@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_PERIOD = 65_536  # rows in one period of the mixture
-WARN_FACTOR, ERROR_FACTOR = (
-    1.01,
-    1.5,
-)  # times its weight, or a part of it, that rounding gives a source
+# Factors by which rounding may raise or lower a source's weight before a line is printed, or
+# the mixture is refused.
+WARN_FACTOR, ERROR_FACTOR = 1.01, 1.5
 
 
 class Mixture:
@@ -31,25 +30,23 @@ class Mixture:
         counts = integer_weights(weights)
         self.counts = np.array(counts, np.int64)  # rows of each source in a period
         self.schedule = chairman_schedule(counts)  # the source of each row in a period
-        self.n_rows = len(self.schedule)
-        self.rank = np.empty(
-            self.n_rows, np.int64
-        )  # how many rows of the same source come before, in the period
-        self.shares = [
-            count / self.n_rows for count in counts
-        ]  # of all rows, which each source has
+        self.n_rows = len(self.schedule)  # in a period
+        # Of each row in a period: how many rows of the same source precede it there.
+        self.rank = np.empty(self.n_rows, np.int64)
+        self.shares = [count / self.n_rows for count in counts]  # fraction of rows of each source
         for source, count in enumerate(counts):
             self.rank[self.schedule == source] = np.arange(count)
 
     def __call__(self, row: int) -> tuple[int, int]:
-        """The source of row `row` of the run, and the number of rows of that source before it."""
+        """Returns the index of the source of row `row` of the run, and the number of rows of that
+        source before it."""
         period, offset = divmod(row, self.n_rows)
         source = int(self.schedule[offset])
         return source, period * int(self.counts[source]) + int(self.rank[offset])
 
 
 def integer_weights(weights: Sequence[float]) -> list[int]:
-    """The weights as whole numbers of rows a period, in lowest terms; each source gets at least
+    """Returns the number of rows that each source has in a period, in lowest terms, at least
     one."""
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
     scale = math.lcm(*(weight.denominator for weight in exact))
@@ -65,9 +62,9 @@ def integer_weights(weights: Sequence[float]) -> list[int]:
 
 
 def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
-    """A line for each source whose share of the rows is not its weight to within 1%, since rounding
-    to 65,536ths has moved it. ValueError where it has moved it by half: that would be a different
-    mixture.
+    """Returns a line for each source whose share of the rows differs by more than 1% from its
+    weight, because it is rounded to 65,536ths. Raises ValueError if one differs by a factor of 1.5
+    or more: that would be a different mixture.
     """
     counts, lines = integer_weights(weights), []
     exact = [fractions.Fraction(repr(float(weight))) for weight in weights]
@@ -89,12 +86,12 @@ def check(weights: Sequence[float], names: Sequence[str]) -> list[str]:
 
 
 def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
-    """A period in which source i appears counts[i] times, no prefix being off its share by more
-    than 1 - 1 / (2 n - 2) rows.
+    """Returns the source of each row of a period, an int32 array with counts[i] times i.
 
-    Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980): of the sources that
-    are due, the one with the earliest deadline. All arithmetic is on whole numbers, scaled by
-    `slack * period`.
+    In every prefix each of the n sources is off its share by at most 1 - 1 / (2 n - 2) rows:
+    Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980). Each row goes to
+    the source with the earliest deadline among those that are due. The arithmetic is exact, on
+    integers scaled by slack * period.
     """
     n, period = len(counts), sum(counts)
     if n == 1:
@@ -117,8 +114,11 @@ def chairman_schedule(counts: Sequence[int]) -> np.ndarray:
 
 
 def epochs(weights: Sequence[float], tokens: Sequence[int], total_tokens: int) -> list[float]:
-    """How often each source is read when total_tokens are drawn by weight: GPT-3 Table 2.2's last
-    column. weights: of any sum; a Mixture's `shares` for what is really drawn."""
+    """Returns how many times each source is read when total_tokens are drawn by weight, as in the
+    last column of GPT-3's Table 2.2.
+
+    weights: of any sum; with a Mixture's `shares` the result is exact. tokens: size of each source.
+    """
     return [
         weight / sum(weights) * total_tokens / size
         for weight, size in zip(weights, tokens, strict=True)

@@ -19,12 +19,12 @@ SMALL_CORPUS_BYTES = 2**26
 def open_dataset(
     config: Config, directory: pathlib.Path, print_line: Callable[[str], None]
 ) -> loader.Dataset:
-    """Opens the data of a config, tokenizing what is not tokenized yet into directories below
-    `directory`, where the next run finds it.
+    """Opens the data of a config. Sources that are not tokenized yet are tokenized into directories
+    below `directory`, where later runs find them.
 
-    print_line: is given, a line at a time, what a person would wait for or wonder about.
-    ValueError, in one line, for anything wrong with a source, the tokenizer or a split, as early as
-    it can be seen; OSError if `directory` cannot be written.
+    print_line: called with each line for the user, about long work and surprising input. Raises a
+    one-line ValueError for anything wrong with a source, the tokenizer or a split, as early as it
+    can be seen; OSError if `directory` cannot be written.
     """
     sources, rule = config.data.sources, config.data.validation
     if not sources:
@@ -65,8 +65,8 @@ def open_dataset(
 
 
 def check_weights(sources: Sequence[data.Source], print_line: Callable[[str], None]) -> None:
-    """Say where a mixture gives a source another share than its weight. ValueError where that
-    would be another mixture."""
+    """Prints a line for each source whose share of the rows is not its weight, because of rounding.
+    Raises ValueError if one differs too much (mixture.check)."""
     names = [open.describe(source) for source in sources]
     for line in mixture.check([source.weight for source in sources], names):
         print_line(line)
@@ -126,7 +126,8 @@ def shard_path(
     rule: data.ValidationSplit,
     directory: pathlib.Path,
 ) -> pathlib.Path:
-    """The directory of `source` as shards: what it names, or one below `directory`."""
+    """Returns the shard directory of `source`: the one that it names, or one below `directory`
+    whose name depends on the source, the state of its text, the tokenizer and the split."""
     if isinstance(source, data.Shards):
         return parse.path(source.path)
     key = shards.content_key(
@@ -146,7 +147,8 @@ def prepare_shards(
     path: pathlib.Path,
     print_line: Callable[[str], None],
 ) -> loader.OpenShards:
-    """`source` as shards, in its `shard_path`; they are written now if they are not there."""
+    """Opens the shards of `source` at `path`, its `shard_path`; they are written first if they are
+    not there. Raises ValueError if shards that the config names have another tokenizer or split."""
     if isinstance(source, data.Shards):
         open_shards = loader.OpenShards(path, rule)
         stored_tokenizer = open_shards.manifest["tokenizer"]

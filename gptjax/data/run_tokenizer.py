@@ -63,7 +63,7 @@ def resolve(
 
 def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> list[str]:
     """Returns the sample of the training text that a tokenizer is trained on: at most SAMPLE_CHARS
-    characters, spread evenly over each source, in proportion to the weights of the sources. A
+    characters, from all parts of each source, in proportion to the weights of the sources. A
     source that is too short for its share is repeated, as in training."""
     raw = [source for source in sources if not isinstance(source, data.Shards)]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]

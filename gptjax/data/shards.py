@@ -1,24 +1,23 @@
-"""A shard directory: tokenized documents on disk, written in parallel, resumable, read by memory
-map.
+"""Shard directories: tokenized documents on disk, written by data/tokenize.py and read as memory
+maps.
 
-    train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: its documents end to end, each
-    with end-of-text if there is one
-    train-00000.ends.npy         uint64: where in it each document ends
-    train-00000.keys.npy         uint64: of each document's text, so that text which is also in
-    another directory is found
-    validation-00000.*           the same for what is held out
-    tokenizer.model              where the tokenizer was trained on this text (SentencePiece)
-    job.json, block-00000.json   only until it is complete: what is being written, and the blocks of
-    text that are done
+    train-00000.tokens.npy       uint16, or uint32 above 65,536 ids: the tokens of its documents,
+                                 concatenated, each with end-of-text if the tokenizer has one
+    train-00000.ends.npy         uint64: the position in tokens at which each document ends
+    train-00000.keys.npy         uint64: the first 64 bits of the SHA-256 of each document's text,
+                                 which show that another directory has the same text
+    validation-00000.*           the same for the validation split
+    tokenizer.model              the SentencePiece model, if it was trained on this text
+    job.json, block-00000.json   only until all is written: the job, and its finished blocks of text
     manifest.json                written last: without it, the directory is unfinished
 
 Block k of the text gives shard k of each split. Blocks are cut by characters, so that a resumed run
 cuts the same ones.
 
-Nothing is read that was not compared with its digest: ends and keys when the directory is opened,
-tokens then too if the directory is small, else shard by shard when one is first read, so that a run
-over terabytes begins at once. A run reads shards in random order, so a large one pays for this in
-its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
+Every array is compared with its digest before it is used: ends and keys when the directory is
+opened; tokens then too if the directory is small, else each shard's when it is first read, so that
+a run over terabytes starts at once. A run reads shards in random order, so a large one pays for
+this in its first batches: at 1 GB/s of SHA-256, 10 ms for a shard of five million tokens.
 """
 
 import bisect
@@ -37,9 +36,9 @@ from gptjax.config import parse
 from gptjax.runtime import checksums
 
 FORMAT = 1
-# bytes of tokens up to which all shards are verified when their directory is opened
+# Bytes of tokens up to which all shards are verified when their directory is opened.
 VERIFY_AT_OPEN_BYTES = 2**30
-FIELDS = {  # that a manifest holds at least
+FIELDS = {  # of the manifests of earlier versions, which had no seal
     "format",
     "source",
     "fingerprint",
@@ -58,7 +57,7 @@ def token_dtype(n_vocab: int) -> type[np.unsignedinteger]:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of a shard's content: its tokens, then its ends."""
+    """Returns the SHA-256 of the bytes of the arrays, one after the other."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(array.data)
@@ -71,11 +70,11 @@ def content_key(*parts: object) -> str:
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a finished directory. ValueError, in one line, if there is none or it is
-    damaged.
+    """Returns the manifest of a finished directory. Raises a one-line ValueError if there is none
+    or it is damaged.
 
-    It carries a seal; those of earlier versions have none and are taken if their names are the
-    known ones and their sums are right."""
+    A manifest has a seal; one of an earlier version has none, and is accepted if its fields are the
+    known ones and its sums are right."""
     path = directory / "manifest.json"
     if not path.exists():
         problem = (
@@ -106,11 +105,11 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 
 
 class _OtherFormat(ValueError):
-    """A manifest of another version."""
+    """The manifest is of another version of the format."""
 
 
 def _check_manifest(manifest: dict[str, Any], where: str) -> None:
-    """ValueError unless the manifest has what is read of it, and its sums are right."""
+    """Raises ValueError unless the manifest has every field that is used and its sums are right."""
     tokenizer = parse.member(manifest, "tokenizer", dict, where)
     for name, kind in (("description", str), ("digest", str), ("n_vocab", int)):
         parse.member(tokenizer, name, kind, f"{where}, tokenizer")
@@ -147,11 +146,15 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
 
 
 class Shard:
-    """One shard, memory-mapped. tokens: verified on first access, if not before."""
+    """A shard as memory maps.
+
+    ends: uint64 (documents,), the position in the tokens at which each document ends. lengths:
+    int64 (documents,), their numbers of tokens. record: its entry of the manifest.
+    """
 
     def __init__(self, directory: pathlib.Path, record: dict[str, Any], n_vocab: int):
-        """record: what the manifest has of it. ValueError, in one line, if the files are not
-        those."""
+        """record: its entry of the manifest. Raises a one-line ValueError if a file is missing or
+        does not fit it."""
         self.name, self.record, self._directory, self._n_vocab = (
             record["name"],
             record,
@@ -184,13 +187,15 @@ class Shard:
 
     @property
     def tokens(self) -> np.ndarray:
+        """The tokens of all documents, of shape (tokens,), verified on first access if not
+        before."""
         if not self._is_verified:
             self.verify()
         return self._tokens
 
     def verify(self) -> None:
-        """ValueError, in one line, if the shard differs from its digest, or holds ids that the
-        tokenizer has not."""
+        """Raises a one-line ValueError if tokens or ends differ from their digest, or an id is not
+        in the vocabulary."""
         if digest(self._tokens, self.ends) != self.record["digest"]:
             raise self._damage()
         if len(self._tokens) and int(self._tokens.max()) >= self._n_vocab:
@@ -198,8 +203,8 @@ class Shard:
         self._is_verified = True
 
     def keys(self) -> np.ndarray | None:
-        """Of each document, a number that its text decides; None in directories of earlier
-        versions, and where documents were cut."""
+        """Returns the key of each document's text, uint64 (documents,); None in directories of
+        earlier versions, and where documents were cut (data.validation=Tail)."""
         if "keys" not in self.record:
             return None
         array = _map(self._directory, f"{self.name}.keys.npy")
@@ -208,7 +213,7 @@ class Shard:
         return array
 
     def vocabulary_error(self, position: int) -> ValueError:
-        """What to say of the token at `position`, whose id the tokenizer has not."""
+        """Returns the error for the token at `position`, whose id is not in the vocabulary."""
         return ValueError(
             f"{self._directory / self.name}.tokens.npy holds the id "
             f"{int(self._tokens[position]):,} at token {position:,}, and the "
@@ -226,11 +231,15 @@ class Shard:
 
 
 class Split:
-    """The documents of one or more splits of a directory, memory-mapped, in the order of the
-    shards. A packing.Documents."""
+    """The documents of one or more splits of a directory, as memory maps, in the order of the
+    shards; a packing.Documents.
+
+    lengths: int64 (documents,), tokens of each document. n_tokens: their sum. n_bytes: of the text
+    in UTF-8.
+    """
 
     def __init__(self, directory: pathlib.Path, manifest: dict[str, Any], splits: Iterable[str]):
-        """ValueError, in one line, if a shard is missing, cut short or, in a small directory,
+        """Raises a one-line ValueError if a shard is missing, cut short or, in a small directory,
         differs from its digest."""
         entries = [shard for split in splits for shard in manifest["splits"][split]["shards"]]
         n_vocab = manifest["tokenizer"]["n_vocab"]
@@ -243,23 +252,22 @@ class Split:
             for shard in self.shards:
                 shard.verify()
         self._ends = [shard.ends for shard in self.shards]
-        self._first = np.cumsum(
-            [0, *map(len, self._ends)]
-        ).tolist()  # the number of each shard's first document
+        # The number of the first document of each shard.
+        self._first = np.cumsum([0, *map(len, self._ends)]).tolist()
         self.lengths = np.concatenate(
             [np.zeros(0, np.int64), *(shard.lengths for shard in self.shards)]
         )
         self.n_tokens = int(self.lengths.sum())
-        self.n_bytes = sum(shard["bytes"] for shard in entries)  # of the text, in UTF-8
+        self.n_bytes = sum(shard["bytes"] for shard in entries)
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens start..stop-1 of a document: a view of the file. ValueError if its shard, read
-        for the first time, is damaged."""
+        """Returns tokens start..stop-1 of a document, a view of the file. Raises ValueError if its
+        shard, verified now at the latest, is damaged."""
         shard, begin = self._locate_document(document)
         return shard.tokens[begin + start : begin + stop]
 
     def locate(self, document: int, start: int) -> tuple[Shard, int]:
-        """The shard that holds token `start` of a document, and its place there."""
+        """Returns the shard with token `start` of a document, and the token's position in it."""
         shard, begin = self._locate_document(document)
         return shard, begin + start
 
@@ -271,10 +279,10 @@ class Split:
 
 
 def _raise_file_limit(n: int) -> None:
-    """Let this program have `n` more files open, as far as it may: each array that is mapped is
-    one, and a shell allows 1,024."""
+    """Raises this process's limit of open files by `n`, as far as the system allows: each memory
+    map is an open file, and many shells allow 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # what then cannot be opened says so
+    with contextlib.suppress(ValueError, OSError):  # opening the files reports it
         resource.setrlimit(
             resource.RLIMIT_NOFILE,
             (soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard), hard),
@@ -282,15 +290,14 @@ def _raise_file_limit(n: int) -> None:
 
 
 def _map(directory: pathlib.Path, name: str) -> np.ndarray:
-    """An array on disk. ValueError for all that NumPy may say of a damaged header: it evaluates
-    it as Python's literals."""
+    """Returns a .npy file as a memory map. Raises a one-line ValueError for any error; a damaged
+    header can make NumPy raise almost any, since it evaluates it as Python literals."""
     try:
         # a header alone cannot be mapped
         mode = None if (directory / name).stat().st_size <= 128 else "r"
         with warnings.catch_warnings(action="error"):
-            return np.asarray(
-                np.load(directory / name, mode, allow_pickle=False)
-            )  # a plain array over the map: slicing np.memmap is slow
+            # As a plain array over the map: slicing np.memmap is slow.
+            return np.asarray(np.load(directory / name, mode, allow_pickle=False))
     except Exception as error:
         if isinstance(error, PermissionError):
             raise ValueError(f"{directory / name} cannot be read: {error.strerror}") from None

@@ -1,5 +1,9 @@
-"""From a source of text to a shard directory (shards.py describes it): in parallel processes,
-and resumable after a kill."""
+"""Tokenization of a source of text into a shard directory (data/shards.py), in parallel processes
+and resumable after a kill.
+
+The text is cut into blocks of whole documents. A finished block has its shards and a small record,
+and is not tokenized again when the same job is started again.
+"""
 
 import collections
 import contextlib
@@ -21,8 +25,8 @@ from gptjax.runtime import atomic, checksums, job_dir, worker_pool
 
 Item = TypeVar("Item")
 
-BLOCK_CHARS = 20_000_000  # characters of text in a shard, about five million tokens of GPT-2
-BATCH_CHARS = 1_000_000  # characters encoded at once
+BLOCK_CHARS = 20_000_000  # characters of text in a block: about five million tokens of GPT-2
+BATCH_CHARS = 1_000_000  # characters that are encoded at once
 
 
 def tokenize_corpus(
@@ -36,15 +40,18 @@ def tokenize_corpus(
     block: int = BLOCK_CHARS,
     print_line: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Tokenizes `source` into `directory`, or finishes what was started there, and returns the
-    manifest.
+    """Tokenizes `source` into `directory`, or finishes what an earlier call started there, and
+    returns the manifest.
 
-    description: of the tokenizer. advance(f) is called with the fraction of the source that is
-    done. workers: processes; 1 works in this one. print_line: called with a line for what was
-    skipped, and for what was damaged and made again. Where only the text has changed since an
-    unfinished start, the blocks that it has still are kept. Where files have changed since all was
-    finished, their text is compared. ValueError if the directory is of another source, text,
-    tokenizer or rule, or the source is bad; OSError if it cannot be written.
+    description: of the tokenizer, for errors and the manifest. rule: which text is for validation.
+    advance: called with the fraction of the source that is done. workers: number of processes; with
+    1, this one. block: characters in a block. print_line: called with a line about skipped text,
+    and about damaged files that are made again.
+
+    If only the text has changed since an unfinished start, the blocks whose text is unchanged are
+    kept. If files have changed since all was finished, their text is compared. Raises ValueError if
+    the directory is of another source, text, tokenizer or rule, or the source has an error; OSError
+    if the directory cannot be written.
     """
     job = {
         "format": shards.FORMAT,
@@ -96,8 +103,8 @@ def tokenize_corpus(
 
 
 def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Remove what a finished directory needs no more: records of blocks, and shards of text that it
-    started with and no longer has.
+    """Removes what a finished directory no longer needs: the records of job and blocks, and shards
+    of text that has changed since an earlier start.
     """
     shard_names = {
         shard["name"] for counts in manifest["splits"].values() for shard in counts["shards"]
@@ -113,8 +120,8 @@ def remove_leftovers(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
 def group_by_length(
     items: Iterable[Item], size: int, length: Callable[[Item], int]
 ) -> Iterator[list[Item]]:
-    """Consecutive items in groups whose lengths come to `size`, or to the little more that ends
-    the last item."""
+    """Yields consecutive items in groups. A group ends with the item that brings the sum of its
+    lengths to `size` or more."""
     group: list[Item] = []
     total = 0
     for item in items:
@@ -128,9 +135,9 @@ def group_by_length(
 
 
 def cut_blocks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """Consecutive documents in blocks of `size` characters, and what ends the last document. A
-    file's end ends a block of half the size, so that a change in one file leaves the blocks of
-    others what they were."""
+    """Yields consecutive documents in blocks of at least `size` characters. The end of a file also
+    ends a block of at least half of that, so that a change in one file does not move the blocks of
+    the others."""
     group: list[Document] = []
     total = 0
     for doc in documents:
@@ -156,7 +163,7 @@ def run_blocks(
     skipped: files.Skipped,
     print_line: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Write every block that is not there yet; what each holds, in order."""
+    """Writes every block that is not finished yet, and returns the records of all, in order."""
     settings = f"{tokenizer.digest} {validation_split.describe(rule)}"
     done: list[dict[str, Any]] = []
     todo: list[tuple[float, Any]] = []  # fraction of the source, and the pending result
@@ -178,7 +185,7 @@ def run_blocks(
             content = content_digest(documents, settings)
             old_record = old_records.pop(content, None)
             name = old_record["name"] if old_record else f"{number:05d}"
-            if old_record is None and name in names:  # by text that may yet come
+            if old_record is None and name in names:  # taken by a block that may come later
                 name = f"{number:05d}-{content[:12]}"
             todo.append((documents[-1].progress, submit(name, documents, content, old_record)))
             collect(2 * workers if workers > 1 else 0)
@@ -189,7 +196,8 @@ def run_blocks(
 def read_blocks(
     directory: pathlib.Path, print_line: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """The blocks that an earlier start finished, by the digest of their documents."""
+    """Returns the records of the blocks that an earlier start finished, by the digest of their
+    documents."""
     by_content = {}
     for path in sorted(directory.glob("block-*.json")):
         try:
@@ -202,8 +210,8 @@ def read_blocks(
 
 
 def content_digest(documents: list[Document], settings: str) -> str:
-    """Of some documents: their texts, order and keys. settings: of what else their shards depend
-    on."""
+    """Returns the digest of all that the shards of these documents depend on: their texts, keys and
+    order, and `settings`."""
     content = hashlib.sha256(settings.encode())
     for doc in documents:
         content.update(f"{doc.key} {hashlib.sha256(doc.text.encode()).hexdigest()} ".encode())
@@ -212,8 +220,8 @@ def content_digest(documents: list[Document], settings: str) -> str:
 
 @contextlib.contextmanager
 def pool(tokenizer: Tokenizer, rule: data.ValidationSplit, directory: pathlib.Path, workers: int):
-    """A function that starts write_block(name, documents, content, old_record) and returns a
-    function that waits for its result."""
+    """Yields a function that starts write_block(name, documents, content, old_record) in a worker
+    process and returns a function that waits for its result."""
     if workers == 1:
         yield (
             lambda name, documents, content, old_record: (
@@ -227,12 +235,12 @@ def pool(tokenizer: Tokenizer, rule: data.ValidationSplit, directory: pathlib.Pa
         yield lambda *block: executor.submit(run_block, *block).result
 
 
-_worker: list[Any] = []  # a worker process's tokenizer, rule and directory, sent once
+_worker: list[Any] = []  # in a worker process: the tokenizer, rule and directory of every block
 
 
 def start_worker(*shared: Any) -> None:
-    """Keep what every block needs."""
-    # a thread each: the processes are the parallelism
+    """Prepares a worker process: keeps what is the same for every block."""
+    # One thread in each process: the parallelism is that of the processes.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker[:] = shared
 
@@ -254,11 +262,11 @@ def write_block(
     tokenizer: Tokenizer,
     rule: data.ValidationSplit,
 ) -> dict[str, Any]:
-    """Tokenizes one block into a shard of each split; what it holds, which is also saved as its
-    block file. content: its digest.
+    """Tokenizes one block into a shard of each split, and saves and returns its record. content:
+    the digest of the documents.
 
-    old_record: what an earlier start says of the same block; it stays if its shards are whole, else
-    what is returned has `was_damaged`.
+    old_record: of an earlier start for the same documents, returned as it is if its shards are
+    whole. If not, the result has "was_damaged".
     """
     if old_record is not None and is_whole(directory, old_record, tokenizer.n_vocab):
         return old_record
@@ -291,7 +299,7 @@ def write_block(
 
 
 def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bool:
-    """Are a finished block's shards what they were?"""
+    """Whether the shards of a finished block match the digests in its record."""
     try:
         for entry in block["splits"].values():
             shard = shards.Shard(directory, entry, n_vocab)
@@ -305,8 +313,8 @@ def is_whole(directory: pathlib.Path, block: dict[str, Any], n_vocab: int) -> bo
 def write_shard(
     directory: pathlib.Path, name: str, texts: list[str], tokenizer: Tokenizer, with_keys: bool
 ) -> dict[str, Any] | None:
-    """The tokens of `texts`, where each ends and, if `with_keys`, their keys, as files; counts
-    and digests. None if there are no tokens."""
+    """Writes the tokens of `texts`, where each text ends and, if `with_keys`, their keys, as .npy
+    files. Returns counts and digests, or None if there are no tokens."""
     kind = shards.token_dtype(tokenizer.n_vocab)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     encoded: list[np.ndarray] = []
@@ -333,8 +341,8 @@ def write_shard(
 
 
 def text_counts(documents: list[Document]) -> dict[str, Any]:
-    """Counts of the text of `documents`, both splits together. digest: the sum of their
-    SHA-256s, which no order or blocking changes."""
+    """Returns counts of the text of `documents`, both splits together, with a digest: the sum of
+    their SHA-256s, which does not depend on their order or blocks."""
     raw = [document.text.encode() for document in documents]
     total = sum(int.from_bytes(hashlib.sha256(text).digest(), "big") for text in raw) % 2**256
     characters = sum(len(document.text) for document in documents)
@@ -347,7 +355,7 @@ def text_counts(documents: list[Document]) -> dict[str, Any]:
 
 
 def add_counts(texts: list[dict[str, Any]]) -> dict[str, Any]:
-    """`text_counts` of several lists of documents together."""
+    """Returns the `text_counts` of several lists of documents together."""
     total = sum(int(text["digest"], 16) for text in texts) % 2**256
     return {
         name: sum(text[name] for text in texts) for name in ("documents", "characters", "bytes")
@@ -355,7 +363,7 @@ def add_counts(texts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def count_text(source: open.TextSource, advance: Callable[[float], None]) -> dict[str, Any]:
-    """`text_counts` of all documents of `source`."""
+    """Returns the `text_counts` of all documents of `source`."""
     counts = []
     for documents in cut_blocks(open.documents(source), BATCH_CHARS):
         counts.append(text_counts(documents))
@@ -364,7 +372,7 @@ def count_text(source: open.TextSource, advance: Callable[[float], None]) -> dic
 
 
 def sum_counts(blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts of all blocks together, as the manifest has them."""
+    """Returns the fields "text" and "splits" of the manifest from the records of all blocks."""
     text = add_counts([block["text"] for block in blocks])
     splits = {}
     for split in validation_split.SPLITS:

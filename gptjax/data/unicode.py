@@ -1,4 +1,4 @@
-"""Text as every tokenizer sees it: valid Unicode, and long texts in chunks."""
+"""Valid Unicode for every tokenizer, and long texts in chunks."""
 
 import re
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with every lone surrogate replaced by U+FFFD; a pair of surrogates becomes the one
-    character that it spells.
+    """Returns `text` with every lone surrogate replaced by U+FFFD, and every pair of surrogates by
+    the character that it encodes.
 
     A str may hold surrogates (from JSON's escapes, or file names), UTF-8 may not: OpenAI's encoder
-    raises on them. Going through UTF-16 is what tiktoken does.
+    raises on them. Conversion through UTF-16 is what tiktoken does (github.com/openai/tiktoken).
     """
     if not SURROGATE.search(text):
         return text
@@ -20,12 +20,12 @@ def replace_surrogates(text: str) -> str:
 
 
 def chunks(text: str, size: int) -> Iterator[str]:
-    """Consecutive parts of `text`, each of `size` characters and what follows up to the next space
-    or newline; joined, they are `text`.
+    """Yields consecutive parts of `text`, each of `size` characters and the rest up to the next
+    space or newline; joined, they are `text`.
 
     A part ends after a visible character and before a space or newline. No match of GPT-2's
-    pre-split pattern crosses such a place, so encoding part by part is exact there; it bounds the
-    memory that a tokenizer needs for one long document.
+    pre-split pattern crosses such a position, so the ids of the parts, joined, are those of the
+    text. This bounds the memory that a tokenizer needs for one long document.
     """
     start = 0
     while start < len(text):

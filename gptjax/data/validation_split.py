@@ -1,4 +1,4 @@
-"""Which text is trained on and which is only validated on."""
+"""The split of documents into training and validation text."""
 
 import hashlib
 from typing import Literal, assert_never
@@ -11,8 +11,8 @@ Split = Literal["train", "validation"]
 
 
 def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple[Split, str]]:
-    """The parts of a document and the split that each belongs to. Together they are its text,
-    and none is empty."""
+    """Returns the parts of a document, each with its split. None is empty, and in order they are
+    the document's text."""
     match rule:
         case data.ByDocument(fraction=fraction):
             hash_fraction = (
@@ -33,13 +33,13 @@ def split_document(document: Document, rule: data.ValidationSplit) -> list[tuple
 
 
 def describe(rule: data.ValidationSplit) -> str:
-    """The rule as a shard directory records it. Separate leaves the directory whole, whatever
-    the other source is."""
+    """Returns the rule as the manifest of a shard directory records it. The source of Separate is
+    left out: it does not change the directories of other sources."""
     return "Separate(source=...)" if isinstance(rule, data.Separate) else repr(rule)
 
 
 def advice(rule: data.ValidationSplit, split: Split) -> str:
-    """What to change where `split` came out empty."""
+    """Returns what to change in the config if `split` has too little text: the end of an error."""
     match rule:
         case data.ByDocument(fraction=fraction):
             more = "raise" if split == "validation" else "lower"

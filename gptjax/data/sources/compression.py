@@ -1,5 +1,5 @@
-"""Compressed files as streams of plain bytes, whole or refused: .gz, .xz and .zst of any number
-of members."""
+"""Decompression of .gz, .xz and .zst files of any number of members, as a stream that raises an
+error for any file that is not complete."""
 
 import gzip
 import io
@@ -8,16 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-BUFFER_BYTES = 2**20  # read or handed on at once
-BOMB_BYTES, BOMB_RATIO = (
-    2**26,
-    300,
-    # a file that gives more bytes, and more times its own size, is a bomb; text shrinks to a tenth
-    # or so
-)
-# of a .zst file whose frames are looked at beforehand: a program writes all alike
+BUFFER_BYTES = 2**20  # read at once
+# A file with more decompressed bytes than this, and more times its own size, is refused as a
+# decompression bomb; text shrinks to about a tenth.
+BOMB_BYTES, BOMB_RATIO = 2**26, 300
+# Bytes of a .zst file whose frames are checked before it is read: a program writes all alike.
 SCAN_BYTES = 2**24
-XZ_MEMORY_BYTES = 2**30  # that an .xz file may ask for: xz -9 takes 65 MiB
+XZ_MEMORY_BYTES = 2**30  # that decompressing an .xz file may take; files of xz -9 take 65 MiB
 MAGIC = {
     ".gz": (b"\x1f\x8b",),
     ".xz": (b"\xfd7zXZ\0",),
@@ -26,22 +23,22 @@ MAGIC = {
 
 
 class CorruptFile(ValueError):
-    """What is wrong with the bytes of a compressed file."""
+    """A compressed file is damaged; the message says how, without the file's name."""
 
 
 def decompress(raw: BinaryIO, compression: str) -> BinaryIO:
-    """`raw` as a buffered stream of plain bytes, which raises CorruptFile for all that is not whole
-    members from beginning to end.
+    """Returns `raw` as a buffered stream of decompressed bytes. Reading it raises CorruptFile for a
+    file that is not whole members from beginning to end.
 
-    compression: ".gz", ".xz", ".zst", or "" for none. Memory is bounded, and so is what comes of
-    a small file."""
+    compression: ".gz", ".xz", ".zst", or "" for none. Memory is bounded, and a small file that
+    decompresses to a huge one is refused (BOMB_RATIO)."""
     match compression:
         case ".gz":
             read: Callable[[int], bytes] = gzip.GzipFile(fileobj=raw, mode="rb").read
         case ".xz":
             read = _Xz(raw).read
         case ".zst":
-            import pyarrow  # not zstandard: that takes a file cut short for a whole one
+            import pyarrow  # not zstandard, which does not notice that a file is cut short
 
             read = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd").read
         case _:
@@ -50,7 +47,7 @@ def decompress(raw: BinaryIO, compression: str) -> BinaryIO:
 
 
 class _Stream(io.RawIOBase):
-    """Plain bytes from a decoder's `read`, all of whose errors are CorruptFile."""
+    """The bytes of a decoder's `read`, whose errors are raised as CorruptFile."""
 
     def __init__(self, raw: BinaryIO, read: Callable[[int], bytes]):
         self._raw, self._read, self._n = raw, read, 0
@@ -75,15 +72,15 @@ class _Stream(io.RawIOBase):
 
 
 class _Xz:
-    """The plain bytes of an .xz file. Not lzma.LZMAFile, which takes a later stream that is
-    damaged, or zeros between streams, for the end (github.com/python/cpython, issue 88300)."""
+    """Decoder of an .xz file. lzma.LZMAFile would not do: it ends silently at zeros between streams
+    and at a later stream that is damaged (github.com/python/cpython, issue 88300)."""
 
     def __init__(self, raw: BinaryIO):
         self._raw, self._rest = raw, b""
         self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES)
 
     def read(self, n: int) -> bytes:
-        """At least one byte, or b"" at the end."""
+        """Returns 1 to n decompressed bytes, or b"" at the end."""
         while not self._stream.eof or self._next_stream():
             if self._stream.needs_input and not self._rest:
                 self._rest = self._raw.read(BUFFER_BYTES)
@@ -96,8 +93,8 @@ class _Xz:
         return b""
 
     def _next_stream(self) -> bool:
-        """Is there another stream? Between streams, and after the last, may be zero bytes, in
-        fours."""
+        """Goes to the next stream and returns whether there is one. Between streams and after the
+        last one there may be zero bytes, in fours."""
         zeros = 0
         while piece := self._rest or self._raw.read(BUFFER_BYTES):
             self._rest = piece.lstrip(b"\0")
@@ -112,9 +109,12 @@ class _Xz:
 
 
 def has_checksums(raw: BinaryIO, compression: str) -> bool:
-    """Has every member of the file a checksum, so that damage to it is noticed? Of an .zst file,
-    every frame that begins in its first SCAN_BYTES. CorruptFile if it is not of this compression
-    at all. `raw` is at its beginning, and can seek; little of it is read."""
+    """Whether every member of the file has a checksum, so that damage is noticed; of a .zst file,
+    every frame that begins in its first SCAN_BYTES.
+
+    `raw` must be at its beginning and seekable; little of it is read. Raises CorruptFile if its
+    first bytes are not those of this compression.
+    """
     if not raw.read(8).startswith(MAGIC[compression]):
         raise CorruptFile(f"its first bytes are not those of a {compression} file")
     raw.seek(0)
@@ -122,9 +122,10 @@ def has_checksums(raw: BinaryIO, compression: str) -> bool:
 
 
 def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
-    """Of each stream of an .xz file, the last one first: has it checksums? The .xz file format,
-    sections 2.1.2 and 4: a footer has the size of the index before it, and that the sizes of the
-    blocks. Damage ends the walk: reading reports it.
+    """Yields, for each stream of an .xz file from the last to the first, whether it has checksums.
+
+    By sections 2.1.2 and 4 of the .xz file format a footer has the size of the index before it, and
+    the index the sizes of the blocks. Stops at damage, which reading the file reports.
     """
     end = raw.seek(0, io.SEEK_END)
     for _ in range(SCAN_BYTES // 4):
@@ -148,8 +149,8 @@ def _xz_flags(raw: BinaryIO) -> Iterator[bool]:
 
 
 def _varint(content: Iterator[int]) -> int:
-    """The .xz file format, section 1.2: seven bits a byte, the lowest first, the last byte below
-    128."""
+    """Returns a variable-length integer (.xz file format, section 1.2): seven bits a byte, the
+    lowest first, the last byte below 128."""
     value = shift = 0
     for byte in content:
         value, shift = value | (byte & 127) << shift, shift + 7
@@ -159,8 +160,8 @@ def _varint(content: Iterator[int]) -> int:
 
 
 def _zst_flags(raw: BinaryIO) -> Iterator[bool]:
-    """Of each frame of a .zst file: has it a checksum? RFC 8878, section 3.1.1. Damage ends the
-    walk: reading reports it.
+    """Yields, for each frame of a .zst file (RFC 8878, section 3.1.1), whether it has a checksum.
+    Stops at damage, which reading the file reports.
     """
     while raw.tell() < SCAN_BYTES and len(head := raw.read(5)) == 5:
         if head[1:4] == b"\x2a\x4d\x18":  # a frame to be skipped: its length follows

@@ -1,4 +1,4 @@
-"""What every corpus yields."""
+"""A document: a text and the key that assigns it to the training or the validation split."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """text: valid Unicode. key: what decides its side of the held-out split. progress: the fraction
-    of the source read when it is finished. file_index: the number of the file that it is of."""
+    """A text of a source.
+
+    text: valid Unicode, not empty. key: decides its split. progress: the fraction of the source
+    that is read after it, from 0 to 1. file_index: its file, counted from 0.
+    """
 
     text: str
     key: str
@@ -16,6 +19,6 @@ class Document:
 
 
 def text_key(text: str) -> str:
-    """The key of a text that has no better one: its SHA-256, so that exact copies fall on the
-    same side."""
+    """Returns the key of a text that has no other: its SHA-256 in hexadecimal, so that exact copies
+    are in the same split."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,5 @@
-"""Documents from files: .txt, .jsonl and .parquet, each plain or .gz, .xz, .zst, streamed. Every
-error is one line that names the file."""
+"""Documents from files: .txt, .jsonl and .parquet, plain or compressed as .gz, .xz or .zst, read as
+a stream. Every error is one line that names the file."""
 
 import collections
 import itertools
@@ -13,18 +13,19 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression, document
 from gptjax.data.sources.document import Document
 
-# bytes of a document, or of a line: what has more is no text, and would fill the memory
+# Bytes of a document, or of a line of .jsonl: more would fill the memory, and is hardly text.
 MAX_DOCUMENT_BYTES = 2**31
 Skipped = collections.Counter[str]  # reason for skipping -> how often
 
 
 def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator[Document]:
-    """The documents of every file under `path`, in order of name. field: of .jsonl objects and
-    .parquet columns.
+    """Yields the documents of every file under `path` (a file, a directory or a glob), in order of
+    name.
 
-    skipped: counts the files without text, and the documents that are null or empty. ValueError, in
-    one line, for what is missing, unreadable, damaged, binary, or lacks the field; and if there is
-    no text at all.
+    field: of .jsonl objects, or a column of .parquet files; its string is the text. skipped: counts
+    the files without text, and the documents that are null or empty. Raises a one-line ValueError
+    for a file that is missing, unreadable, damaged, binary or without the field, and if there is no
+    text at all.
     """
     listing = find_files.find(path)
     skipped = collections.Counter() if skipped is None else skipped
@@ -64,7 +65,7 @@ def documents(path: str, field: str, skipped: Skipped | None = None) -> Iterator
 
 
 def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
-    """The texts of one file, whose bytes `raw` yields; None where the field is null."""
+    """Yields the texts of one file, opened as `raw`; None where the field is null."""
     file_format, compression_suffix = find_files.file_type(file)
     if compression_suffix and os.fstat(raw.fileno()).st_size == 0:
         return
@@ -83,8 +84,8 @@ def read(file: pathlib.Path, raw: BinaryIO, field: str) -> Iterator[str | None]:
 
 
 def read_whole(stream: BinaryIO, where: str) -> bytearray:
-    """All that comes of a stream, up to a zero byte. ValueError if that is more than
-    MAX_DOCUMENT_BYTES."""
+    """Returns the content of a stream, up to the first part with a zero byte, which text does not
+    contain. Raises ValueError for more than MAX_DOCUMENT_BYTES."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
@@ -99,7 +100,7 @@ def read_whole(stream: BinaryIO, where: str) -> bytearray:
 
 
 def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
-    """The field of the object on each line; None where it is null."""
+    """Yields the field of the object on each line; None where it is null."""
     for number, value in read_objects(stream, file):
         if field not in value:
             has = ", ".join(value) or "nothing"
@@ -117,8 +118,8 @@ def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str
 
 
 def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(the line's number, its object) of a .jsonl file; blank lines are skipped, and a byte order
-    mark. ValueError, in one line, for anything else."""
+    """Yields (line number from 1, object) for each line of a .jsonl file; skips blank lines and a
+    byte order mark. Raises a one-line ValueError for anything else."""
     for number in itertools.count(1):
         line = stream.readline(MAX_DOCUMENT_BYTES + 1)
         if not line:
@@ -135,7 +136,7 @@ def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, di
 
 
 def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
-    """The values of a string column, a row group's batch at a time; None where one is null."""
+    """Yields the values of a column of strings, read in batches; None where one is null."""
     import pyarrow
     import pyarrow.parquet
 
@@ -177,7 +178,7 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
 
 
 def _read_plain(stream: BinaryIO, where: str) -> bytearray:
-    """The plain bytes of a compressed parquet file."""
+    """Returns the decompressed bytes of a compressed parquet file."""
     content = bytearray()
     while part := stream.read(compression.BUFFER_BYTES):
         content += part
@@ -190,7 +191,7 @@ def _read_plain(stream: BinaryIO, where: str) -> bytearray:
 
 
 def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
-    """The type of a parquet column that holds strings. ValueError for any other."""
+    """Returns the type of a parquet column of strings. Raises ValueError for any other column."""
     import pyarrow
 
     if field not in schema.names:
@@ -212,15 +213,15 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     return kind
 
 
-# --- before the work ------------------------------------------------------------------------------
+# --- checks before hours of work ------------------------------------------------------------------
 
 
 def check(path: str, field: str) -> list[str]:
-    """What people should know of the files under `path` before hours go by: what is skipped, what
-    has no checksums.
+    """Checks the files under `path` and returns notices for the user: files that are skipped, and
+    compressed files without checksums.
 
-    Little of each file is read: that it can be, that its first bytes are of its format, its first
-    object or its columns. ValueError, in one line, for a file that will not do.
+    Reads little of each file: the first bytes, which show its format, and the first object or the
+    names of the columns. Raises a one-line ValueError for a file that cannot be used.
     """
     listing = find_files.find(path)
     without_checksums = []
@@ -243,8 +244,8 @@ def check(path: str, field: str) -> list[str]:
 
 
 def _check_beginning(file: pathlib.Path, field: str) -> bool:
-    """Has the file's compression, if any, checksums? ValueError if its beginning does not match its
-    name.
+    """Whether the file is not compressed or has checksums. Raises ValueError if its beginning does
+    not match its name.
     """
     file_format, compression_suffix = find_files.file_type(file)
     with file.open("rb") as raw:

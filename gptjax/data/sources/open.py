@@ -1,4 +1,4 @@
-"""Every source of text as one stream of documents."""
+"""Sources of text as streams of documents: files, the embedded corpus, TensorFlow Datasets."""
 
 import dataclasses
 import hashlib
@@ -20,8 +20,10 @@ TextSource = data.Embedded | data.Text | data.Tfds
 
 
 def documents(source: TextSource, skipped: files.Skipped | None = None) -> Iterator[Document]:
-    """The documents of `source`, always in the same order. skipped: counts what is skipped.
-    ValueError, in one line, for anything wrong with it.
+    """Yields the documents of `source`, always in the same order.
+
+    skipped: counts what is skipped, by reason. Raises a one-line ValueError for anything wrong with
+    the source.
     """
     match source:
         case data.Embedded():
@@ -44,8 +46,8 @@ def describe(source: data.Source) -> str:
 
 
 def fingerprint(source: TextSource) -> str:
-    """Changes when the text may have: names, sizes and times of files, Python's version. Cheap:
-    nothing is read."""
+    """Returns a string that changes if the text may have changed: a digest of the names, sizes and
+    times of its files, or Python's version. No file is read."""
     match source:
         case data.Embedded():
             return f"embedded in Python {platform.python_version()}"
@@ -76,14 +78,14 @@ def _file_state(file: pathlib.Path) -> tuple[int, int]:
 
 
 def check(source: TextSource) -> list[str]:
-    """What people should know of a source before hours go by. ValueError, in one line, for what
-    can be seen to be wrong at little cost."""
+    """Checks a source before hours are spent on it, reading little of it, and returns notices for
+    the user. Raises a one-line ValueError for an error that can be seen so."""
     return files.check(source.path, source.field) if isinstance(source, data.Text) else []
 
 
 def is_one_document(source: TextSource) -> bool:
-    """Is the source a single document? As far as can be determined without reading all of it: a
-    lone .txt file, a data set of one example.
+    """Whether the source is known to be a single document without reading all of it: one .txt file,
+    or a data set of one example.
     """
     match source:
         case data.Embedded():
@@ -101,13 +103,13 @@ VERSION_PATTERN = re.compile(r"\d+\.\d+\.\d+")
 
 
 def tfds_directory(source: data.Tfds) -> pathlib.Path:
-    """The directory of a prepared data set: of the named config, else the default one; of the named
-    version, else the newest by number.
+    """Returns the directory of a prepared data set: of the named config, else the default one; of
+    the named version, else the newest by number.
 
     Names are those of tfds: NAME, NAME/CONFIG, NAME/CONFIG:VERSION; and paths below its directory,
-    NAME/CONFIG/VERSION. ValueError, at once and without network, if it is not prepared, or if no
-    config is named, several could be meant and tfds did not note which is its default. Looked up by
-    hand: asking tfds for an unprepared name sends it to the network.
+    NAME/CONFIG/VERSION. Raises ValueError if the data set is not prepared, or if no config is
+    named, there are several and tfds has not recorded which is the default. Does not use tfds,
+    which goes to the network for a data set that is not prepared.
     """
     where = f"Tfds(name={source.name!r})"
     path, _, version = source.name.partition(":")
@@ -168,8 +170,8 @@ def tfds_directory(source: data.Tfds) -> pathlib.Path:
 
 
 def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str | None:
-    """The config that a bare name means: none where a data set has none, else the one that tfds
-    noted as it built any of them."""
+    """Returns the config that a name without one means: "" if the data set has no configs, else the
+    one that tfds recorded as the default when it built any of them; None if unknown."""
     metadata = directory / ".config" / "metadata.json"
     if metadata.exists():
         record = parse.read_json(metadata)
@@ -179,7 +181,8 @@ def _default_config(directory: pathlib.Path, versions: Collection[str]) -> str |
 
 
 def tfds_documents(source: data.Tfds) -> Iterator[Document]:
-    """The field of every example of a prepared array_record data set, read without TensorFlow."""
+    """Yields source.field of every example of a prepared array_record data set that is not empty,
+    read without TensorFlow."""
     examples = tfds_examples(source)
     for number, example in enumerate(examples):
         if source.field not in example:
@@ -198,17 +201,16 @@ def tfds_documents(source: data.Tfds) -> Iterator[Document]:
 
 
 def tfds_examples(source: data.Tfds) -> Any:
-    """The examples of a prepared array_record data set, a sequence of dicts of NumPy values, read
-    without TensorFlow. ValueError if it is not prepared, or not so, or if its description is
-    damaged."""
+    """Returns the examples of a prepared array_record data set as a sequence of dicts of NumPy
+    values, read without TensorFlow. Raises ValueError if it is not prepared, is in another format,
+    or has a damaged description."""
     directory = tfds_directory(source)
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(directory)
-    except (
-        Exception
-    ) as error:  # of JSON, protocol buffers and feature classes: tfds lets all of them through
+    # Errors of JSON, protocol buffers and feature classes: tfds passes all of them on.
+    except Exception as error:
         reason = f"{type(error).__name__}: {errors.first_line(error)}"
         raise ValueError(
             f"{directory}: tfds cannot read dataset_info.json and features.json there ({reason}); "
@@ -229,5 +231,5 @@ def tfds_examples(source: data.Tfds) -> Any:
 
 
 def python_version(source: TextSource) -> str | None:
-    """The Python whose text this is, for the embedded corpus."""
+    """Returns the version of Python that the embedded corpus is from; None for other sources."""
     return platform.python_version() if isinstance(source, data.Embedded) else None

@@ -1,5 +1,5 @@
-"""The corpus that every CPython carries: its help topics, the sources of its standard library, and
-its built-in modules' docstrings.
+"""The embedded corpus: the help topics of CPython, the sources of its standard library, and the
+docstrings of its built-in modules.
 
 It is there so that training works on a machine with no data, and so that a small model has
 something coherent to learn: Python and how its documentation is written. Hence what is left out:
@@ -40,8 +40,8 @@ SKIP_IMPORT_PATTERN = re.compile(r"readline|xx|_test|_ctypes_test|_xx|_interp")
 
 
 def documents() -> Iterator[Document]:
-    """Every document, in an order and with keys that do not depend on the machine. No standard
-    library module is run to read it."""
+    """Yields every document, in an order and with keys that do not depend on the machine. No module
+    with Python source is imported."""
     named_texts = [*topics(), *sources(), *docstrings()]
     total = sum(len(text) for _, text in named_texts)
     seen: set[str] = set()
@@ -54,14 +54,15 @@ def documents() -> Iterator[Document]:
 
 
 def document_key(name: str) -> str:
-    """The key of a document: its module's name without the prefix of a twin in C or in Python
-    (_pydecimal, _decimal: decimal).
+    """Returns the key of a document: its module's name without the prefix that marks a second
+    implementation in C or in Python (_pydecimal and _decimal have the key of decimal), so that all
+    are in the same split.
     """
     return re.sub(r"^(_py|_)(?=[a-z])", "", name)
 
 
 def topics() -> Iterator[tuple[str, str]]:
-    """The help topics, as (name, text)."""
+    """Yields the help topics as (name, text)."""
     from pydoc_data.topics import topics as texts
 
     for name in sorted(texts):
@@ -69,20 +70,21 @@ def topics() -> Iterator[tuple[str, str]]:
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """The standard library's sources, as (module name, text)."""
+    """Yields the standard library's sources as (module name, text)."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
+        # The two prefixes: how this machine's Python was built.
         if EXCLUDE_FOLDERS.isdisjoint(parts) and not parts[0].startswith(
             ("config-", "_sysconfigdata")
-        ):  # how this machine's Python was built
+        ):
             text = path.read_text(encoding="utf-8", errors="replace")
             if parts[0] != "encodings" or not CHARACTER_TABLE_PATTERN.search(text):
                 yield ".".join(part for part in parts if part != "__init__") or "__init__", text
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """The documentation of the modules that have no Python source, as (module name, text)."""
+    """Yields the docstrings of the modules that have no Python source as (module name, text)."""
     for name in sorted(sys.stdlib_module_names):
         if name in sys.builtin_module_names or is_extension(name):
             if not SKIP_IMPORT_PATTERN.match(name):
@@ -96,25 +98,22 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def is_extension(name: str) -> bool:
-    """Is this a module of the standard library that is compiled from C? Found without importing
-    it."""
+    """Whether this module of the standard library is compiled from C; does not import it."""
     spec = importlib.util.find_spec(name)
     return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
 
 
 def module_docs(module) -> Iterator[str]:
-    """The docstrings of a module, its functions, its classes and their methods, each under its
-    signature."""
+    """Yields the docstrings of a module, its functions, its classes and their methods, each with
+    its signature."""
     if module.__doc__:
         yield f'"""{module.__doc__.strip()}"""'
     names = vars(module)
     for name in sorted(name for name in names if not name.startswith("__")):
-        value = names.get(
-            f"__{name}__", names[name]
-        )  # sys keeps the originals of hooks that a program has replaced
-        if (
-            getattr(value, "__module__", None) != module.__name__
-        ):  # values, and names that other code put here
+        # sys keeps the originals of hooks that a program has replaced, as __excepthook__.
+        value = names.get(f"__{name}__", names[name])
+        # Skips plain values, and what other code has put into the module.
+        if getattr(value, "__module__", None) != module.__name__:
             continue
         if inspect.isclass(value):
             if isinstance(value.__doc__, str):
@@ -131,7 +130,7 @@ def module_docs(module) -> Iterator[str]:
 
 
 def format_doc(keyword: str, name: str, value, doc: str) -> str:
-    """One function or class as text: `def name(signature):` and its indented docstring."""
+    """Returns one function or class as text: `def name(signature):` and its indented docstring."""
     signature = re.sub(
         r"\$(module|type)(, /)?(, )?", "", getattr(value, "__text_signature__", None) or "(...)"
     ).replace("$", "")

@@ -1,1 +1,1 @@
-"""Text <-> token ids."""
+"""Tokenizers: text <-> token ids."""

@@ -1,8 +1,8 @@
-"""From text to ids and back: the tokenizer that a config names.
+"""Tokenizer, the interface of all tokenizers, and the tokenizer that a config names.
 
-Every tokenizer takes any str: lone surrogates, which UTF-8 cannot carry, become U+FFFD first
-(unicode.py says why). No encoding adds end-of-text: that is put between documents when they are
-written to shards.
+Every tokenizer takes any str: lone surrogates, which UTF-8 cannot encode, become U+FFFD first
+(data/unicode.py). No encoding adds end-of-text: it is put between documents when they are written
+to shards (data/tokenize.py).
 """
 
 import dataclasses
@@ -18,10 +18,12 @@ from gptjax.runtime import atomic
 
 
 class Tokenizer(Protocol):
-    """n_vocab: number of ids; end_of_text: the id between documents, or None; start_of_text: the id
-    that a text without tokens begins with, which is end_of_text where there is one, else the
-    newline; unknown: the id that stands for what has none, or None where all has one; digest:
-    equal for two tokenizers that encode alike."""
+    """The interface of tokenizers.
+
+    n_vocab: number of ids. end_of_text: the id after each document, or None. start_of_text: the id
+    from which an empty prompt is continued: end_of_text if there is one, else the newline. unknown:
+    the id of text that has no other, or None if every text has ids. digest: equal for two
+    tokenizers that encode every text alike."""
 
     n_vocab: int
     end_of_text: int | None
@@ -37,7 +39,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """The 256 bytes of UTF-8, then end-of-text."""
+    """Bytes of UTF-8 as ids 0 to 255, and end-of-text as 256."""
 
     n_vocab = 257
     end_of_text: int | None = 256
@@ -52,16 +54,16 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, end-of-text is shown as
-        <|endoftext|>."""
+        """Returns the text of `ids`, with end-of-text as <|endoftext|> and bytes that are not UTF-8
+        as U+FFFD."""
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(
             errors="replace"
         )
 
 
 def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:
-    """Write into a run the files of its tokenizer that its config names by a path, or that were
-    made for it."""
+    """Writes into a run the files of its tokenizer that the config names by a path, or that were
+    trained for it."""
     match tokenizer, spec:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
             atomic.save(run / "tokenizer.model", model)
@@ -71,8 +73,8 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
 
 
 def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
-    """The tokenizer whose files `save_files` wrote into the run; as it was given, where there
-    are none."""
+    """Returns the config of a run's tokenizer with the path of the files that `save_files` wrote;
+    `spec` itself if there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
     if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all(
@@ -83,8 +85,8 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
 
 
 def without_path(spec: data.Tokenizer) -> data.Tokenizer:
-    """How a directory's own config names a tokenizer whose files lie in that directory: without
-    a path."""
+    """Returns the config of a tokenizer without the path of its files, as config.json next to such
+    files has it."""
     return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
 
 
@@ -97,11 +99,11 @@ def build(
     model_path: pathlib.Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
 ) -> Tokenizer:
-    """The tokenizer that `spec` names.
+    """Returns the tokenizer that `spec` names.
 
     model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened
-    if it exists; else the model is trained on `texts()` and saved there. ValueError, in one line,
-    for a missing or damaged file and for text too small to train on.
+    if it exists; else the model is trained on `texts()` and saved there. Raises a one-line
+    ValueError for a missing or damaged file and for too little text to train on.
     """
     match spec:
         case data.Bytes():

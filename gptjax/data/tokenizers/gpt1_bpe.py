@@ -29,8 +29,8 @@ NEWLINE = " \n "
 
 
 class Gpt1Tokenizer:
-    """40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. Lower-cases and respaces, so decoding
-    gives readable text, not the original.
+    """GPT-1's tokenizer of 40,478 ids: <unk>, 476 symbols, 40,000 merges, newline. It lower-cases
+    and changes spaces, so decoding gives readable text, not the original.
 
     words: how a line is split before BPE. "spacy": by spaCy's English tokenizer, as published
     (spaCy's rules have changed a little since 2018; its version is part of the digest). "basic": by
@@ -42,8 +42,8 @@ class Gpt1Tokenizer:
     unknown: int | None = 0
 
     def __init__(self, path: str | None, words: Literal["spacy", "basic"]):
-        """path: the directory of the two files, or None to fetch them. ValueError if they, or
-        spaCy, are missing."""
+        """path: the directory of the two files, or None to download them. Raises ValueError if
+        they, or spaCy, are missing."""
         import tokenizers
         from tokenizers import models, normalizers, pre_tokenizers
 
@@ -55,9 +55,8 @@ class Gpt1Tokenizer:
         )
         self.rust = tokenizers.Tokenizer(model)
         self.n_vocab = len(vocabulary)
-        self.newline = self.start_of_text = vocabulary[
-            "\n</w>"
-        ]  # a text of white space alone has no tokens: it begins with a newline
+        # A text of white space alone has no tokens: it begins with a newline.
+        self.newline = self.start_of_text = vocabulary["\n</w>"]
         self.symbols = {i: symbol for symbol, i in vocabulary.items()}
         versions = "tokenizers"
         if words == "basic":
@@ -79,7 +78,7 @@ class Gpt1Tokenizer:
         return Gpt1Tokenizer, self.init_args
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; a symbol outside the vocabulary is 0, <unk>."""
+        """Returns the ids of `text`; a symbol outside the vocabulary is 0, <unk>."""
         text = unicode.replace_surrogates(text)
         if self.spacy is None:
             return self.rust.encode(text, add_special_tokens=False).ids
@@ -101,20 +100,22 @@ class Gpt1Tokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, lower-case, a space after every word."""
+        """Returns the text of `ids`, lower-case, with a space after every word."""
         return "".join(self.symbols[int(i)] for i in ids).replace("</w>", " ")
 
 
 def standardize(text: str) -> str:
-    """text_utils.py's text_standardize: plain dashes and dots, spaces around runs of one mark of
-    punctuation (not of a backslash), single spaces, ' \\n ' for newlines."""
+    """Returns the text as text_standardize of text_utils.py does: plain dashes and dots, spaces
+    around runs of one punctuation mark (not of a backslash), single spaces, ' \\n ' for newlines.
+    """
     text = RUNS.sub(r" \1 ", text.translate(DASHES))
     text = re.sub(r"\s*\n\s*", NEWLINE, text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 
 def load_spacy():
-    """spaCy's English tokenizer. ValueError, with what to do, if spaCy is not installed."""
+    """Returns spaCy's English tokenizer. Raises ValueError, with what to do, if spaCy is not
+    installed."""
     try:
         import spacy  # type: ignore[import-not-found]
     except ModuleNotFoundError:

@@ -1,4 +1,5 @@
-"""GPT-2's byte-level BPE from OpenAI's two files, encoder.json and vocab.bpe."""
+"""GPT-2's byte-level BPE, which GPT-3 uses too, from OpenAI's two files, encoder.json and
+vocab.bpe."""
 
 import hashlib
 import json
@@ -20,14 +21,14 @@ CHUNK_CHARS = 200_000  # characters encoded at once: the Rust library needs some
 
 
 class Gpt2Tokenizer:
-    """50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible. OpenAI's
-    src/encoder.py, by the `tokenizers` library."""
+    """GPT-2's tokenizer of 50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible.
+    The algorithm of openai/gpt-2's src/encoder.py, computed by the `tokenizers` library."""
 
     unknown: int | None = None
 
     def __init__(self, path: str | None):
-        """path: the directory of the two files, or None to find them. ValueError if they are
-        missing or not OpenAI's."""
+        """path: the directory of the two files, or None to find or download them. Raises ValueError
+        if they are missing or not OpenAI's."""
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers
 
@@ -45,13 +46,13 @@ class Gpt2Tokenizer:
         ).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. The string "<|endoftext|>" in it is ordinary text: data cannot end
-        a document."""
+        """Returns the ids of `text`. The string "<|endoftext|>" in it is encoded as ordinary text,
+        so that text cannot end a document."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, on as many threads as the Rust library takes
-        (TOKENIZERS_PARALLELISM=false: one)."""
+        """Returns the ids of each text, computed by the threads of the Rust library (one if
+        TOKENIZERS_PARALLELISM=false)."""
         parts = [
             list(unicode.chunks(unicode.replace_surrogates(text), CHUNK_CHARS)) for text in texts
         ]
@@ -63,5 +64,6 @@ class Gpt2Tokenizer:
         return [[i for _ in text for i in next(encoded).ids] for text in parts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD, as in OpenAI's code."""
+        """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD, as in OpenAI's
+        code."""
         return self.rust.decode([int(i) for i in ids], skip_special_tokens=False)

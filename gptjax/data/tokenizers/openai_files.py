@@ -1,4 +1,4 @@
-"""The tokenizer files that OpenAI published: found, and verified by their SHA-256."""
+"""The tokenizer files that OpenAI published, found or downloaded and verified by their SHA-256."""
 
 import hashlib
 import importlib.metadata
@@ -11,8 +11,8 @@ from gptjax.config.record import record
 
 @record
 class PublishedFiles:
-    """digests: file name -> SHA-256. url: the folder they are in. package: a Python distribution
-    that carries them, or None."""
+    """The files of one tokenizer. digests: file name -> SHA-256. url: the folder that they are in.
+    package: a Python distribution that contains them, or None."""
 
     config: str  # the config value whose path= names a directory with them
     digests: dict[str, str]
@@ -24,11 +24,11 @@ HUGGING_FACE_NAMES = ("vocab.json", "merges.txt")  # what it calls the same two 
 
 
 def load(spec: PublishedFiles, path: str | None) -> dict[str, bytes]:
-    """The contents of the files, by name: from the directory `path`, else from the installed
-    package, else downloaded.
+    """Returns the contents of the files by name: from the directory `path` if given, else from the
+    installed package, else downloaded.
 
-    ValueError, in one line, if one is missing or not the published file; without a network, within
-    seconds.
+    Raises a one-line ValueError if one is missing or not the published file; within seconds if
+    there is no network.
     """
     if path is not None:
         return read_and_verify(spec, parse.path(path))
@@ -45,7 +45,8 @@ def load(spec: PublishedFiles, path: str | None) -> dict[str, bytes]:
 
 
 def read_and_verify(spec: PublishedFiles, directory: pathlib.Path) -> dict[str, bytes]:
-    """The contents of the files in `directory`, there by OpenAI's names or Hugging Face's."""
+    """Returns the contents of the files in `directory`, which may have OpenAI's names or Hugging
+    Face's."""
     contents = {}
     for (name, digest), other in zip(spec.digests.items(), HUGGING_FACE_NAMES, strict=True):
         path = directory / (
@@ -69,7 +70,7 @@ def read_and_verify(spec: PublishedFiles, directory: pathlib.Path) -> dict[str, 
 
 
 def has_files(spec: PublishedFiles, directory: pathlib.Path) -> bool:
-    """Does the directory hold the published files, by OpenAI's names or Hugging Face's?"""
+    """Whether the directory has the published files, under OpenAI's names or Hugging Face's."""
     try:
         read_and_verify(spec, directory)
     except ValueError:
@@ -78,7 +79,7 @@ def has_files(spec: PublishedFiles, directory: pathlib.Path) -> bool:
 
 
 def download(spec: PublishedFiles) -> dict[str, bytes]:
-    """The contents of the files from their public address."""
+    """Returns the contents of the files, downloaded from their public address."""
     contents = {}
     for name, digest in spec.digests.items():
         try:
@@ -101,7 +102,7 @@ def download(spec: PublishedFiles) -> dict[str, bytes]:
 
 
 def parse_merges(content: bytes) -> list[tuple[str, str]]:
-    """The pairs of a .bpe file, the first to be merged first: a version line, then a pair a
+    """Returns the pairs of a .bpe file, of highest priority first: a version line, then one pair a
     line."""
     return [
         (left, right)

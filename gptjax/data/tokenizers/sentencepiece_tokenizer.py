@@ -14,8 +14,8 @@ from gptjax.data import unicode
 SPACE = "\u2581"
 END_OF_TEXT = "<|endoftext|>"
 CHUNK_CHARS = 200_000  # characters encoded at once
-# characters that a model is trained on, spread evenly over the text: 4,096 pieces take about 3 s on
-# 2 cores
+# Characters that a model is trained on, spread evenly over the text. Training 4,096 pieces takes
+# about 3 s on 2 cores.
 SAMPLE_CHARS = 12_000_000
 SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
@@ -26,7 +26,7 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, model: bytes):
-        """model: a serialized model. ValueError if it is damaged."""
+        """model: a serialized model. Raises ValueError if it is damaged."""
         import sentencepiece
 
         try:
@@ -53,8 +53,8 @@ class SentencePieceTokenizer:
         return SentencePieceTokenizer, (self.model,)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; a character that is no piece is written as the pieces of its UTF-8
-        bytes."""
+        """Returns the ids of `text`; a character that is in no piece becomes the pieces of its
+        UTF-8 bytes."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
@@ -74,8 +74,8 @@ class SentencePieceTokenizer:
             yield from self.processor.encode(span)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; end-of-text is shown as <|endoftext|>, bytes that are not UTF-8 as
-        U+FFFD."""
+        """Returns the text of `ids`, with end-of-text as <|endoftext|> and bytes that are not UTF-8
+        as U+FFFD."""
         spans: list[list[int]] = [[]]
         for i in ids:
             if i == self.end_of_text:
@@ -86,7 +86,8 @@ class SentencePieceTokenizer:
 
 
 def load(path: pathlib.Path) -> SentencePieceTokenizer:
-    """The model in a file. ValueError, in one line, if it is missing or damaged."""
+    """Returns the tokenizer of a model file. Raises a one-line ValueError if it is missing or
+    damaged."""
     try:
         return SentencePieceTokenizer(parse.disk_bytes(path))
     except OSError as error:
@@ -99,16 +100,18 @@ def load(path: pathlib.Path) -> SentencePieceTokenizer:
 
 
 def golden_ratio_hash(number: int) -> int:
-    """Of a numbered part, a place in 0 ... 2^64 - 1. Any successive numbers fill that evenly, and
-    in no step with what repeats in a text, such as two alternating languages: multiples of the
-    golden ratio (Knuth, The Art of Computer Programming 3, section 6.4).
+    """Returns a position in 0 ... 2^64 - 1 for a number.
+
+    Successive numbers fill this range evenly, with no period that could coincide with one of the
+    text, such as two alternating languages: multiples of the golden ratio (Knuth, The Art of
+    Computer Programming 3, section 6.4).
     """
     return number * 0x9E3779B97F4A7C15 % 2**64
 
 
 def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
-    """At most `max_chars` characters of `texts`, and nine tenths of that at least if they have as
-    many: parts of SENTENCE_CHARS characters, from all evenly."""
+    """Returns parts of SENTENCE_CHARS characters, spread evenly over `texts`: at most `max_chars`
+    characters together, and at least nine tenths of that if the texts have as many."""
     parts: list[tuple[int, str]] = []
     number, limit, size = 0, 2**64, 0
     for text in texts:
@@ -125,8 +128,8 @@ def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
 
 
 def resize(parts: list[str], size: int) -> list[str]:
-    """`parts` as often as makes `size` characters, the last time only some of them, evenly from
-    all."""
+    """Returns `parts` repeated until they have `size` characters; of the last repetition only some,
+    spread evenly."""
     total = max(1, sum(map(len, parts)))
     times, rest = divmod(size, total)
     extra = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // total])
@@ -134,12 +137,12 @@ def resize(parts: list[str], size: int) -> list[str]:
 
 
 def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
-    """A BPE model of `n_pieces` trained on `texts`: the same texts give the same model. ValueError
-    if they are too few.
+    """Returns the tokenizer of a BPE model of `n_pieces` pieces, trained on `texts`; the same texts
+    give the same model. Raises ValueError if they are too little.
 
-    Nothing is normalized, no space is added or removed, so that runs of spaces and newlines
-    survive: code is text. Digits are split, as numbers then look alike whatever their length.
-    Pieces of 256 bytes stand in for every character outside the alphabet.
+    Nothing is normalized and no space is added or removed, so that runs of spaces and newlines,
+    as in source code, are kept. Each digit is a piece of its own. 256 pieces for single bytes
+    encode every character outside the alphabet.
     """
     import sentencepiece
 
