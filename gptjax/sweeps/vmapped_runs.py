@@ -22,6 +22,7 @@ from gptjax.sweeps import local_runner
 from gptjax.sweeps.points import Point
 from gptjax.training import loop, microbatches, pretraining, resume
 from gptjax.training.context import TrainContext
+from gptjax.training.open_run import OpenRun, open_run
 
 VARYING_FIELDS = (  # config fields that may differ between the points of one program
     "seed",
@@ -99,8 +100,7 @@ def train_vmapped(points: Sequence[Point], directory: Path, out: Any) -> bool:
     mesh = device_mesh.make_mesh(requests[0].config.mesh, jax.devices()[:1])
     with contextlib.ExitStack() as stack:
         runs = [
-            stack.enter_context(loop.open_run(request, None, processes, out))
-            for request in requests
+            stack.enter_context(open_run(request, None, processes, out)) for request in requests
         ]
         configs = [run.request.config for run in runs]
         with contextlib.ExitStack() as new_data, jax.set_mesh(mesh):
@@ -206,7 +206,7 @@ class VmappedRuns:
         )
 
     def restore(
-        self, runs: Sequence[loop.OpenRun], datasets: Sequence[Any], mesh: Any
+        self, runs: Sequence[OpenRun], datasets: Sequence[Any], mesh: Any
     ) -> tuple[list[resume.ResumePoint], Any]:
         """Returns the resume point of each run and the stacked state: of their newest intact
         checkpoints, or initialized if no run has one. ValueError if the runs are at different

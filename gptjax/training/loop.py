@@ -1,20 +1,20 @@
 """The training loop, for any objective, and for one run or several that share one program."""
 
 import contextlib
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from gptjax.config import count, overrides
+from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.training import resume
 from gptjax.training.context import Objective, Program, TrainContext
 from gptjax.training.microbatches import microbatch_limit, sequences_per_row
 from gptjax.training.one_run import OneRun
+from gptjax.training.open_run import OpenRun, open_run
 
 # "finished": every step was taken; "stopped": by a signal, with a checkpoint; "gave up": too many
 # non-finite updates in a row
@@ -38,7 +38,7 @@ def train(
 
     from gptjax.report import console, profile
     from gptjax.sharding import device_mesh, rules, xla_options
-    from gptjax.training import run_summary, state
+    from gptjax.training import run_summary
 
     # --- mesh
     xla_options.configure_runtime()
@@ -58,17 +58,11 @@ def train(
             train_step = objective.build_step(config, jax.devices()[0].platform, mesh, dataset)
             with jax.set_mesh(mesh):
                 if batch_schedule is None:
-                    abstract_state = state.abstract_state(
-                        config, train_step.model, train_step.tx, mesh
-                    )
-                    resume_point = resume.restore_run(
-                        run.request, run.checkpoints, abstract_state, dataset, shards, processes
-                    )
+                    resume_point = restore(run, train_step, mesh, dataset, shards, processes)
                 else:
                     init_state = objective.init_state(config, train_step, mesh, dataset, out)
-                    limit = microbatch_limit(
-                        config, mesh, train_step.model.execution_policy, shards, processes
-                    )
+                    policy = train_step.model.execution_policy
+                    limit = microbatch_limit(config, mesh, policy, shards, processes)
                     resume_point = resume.ResumePoint(0, init_state, batch_schedule, limit)
 
         # --- nothing has been written until here
@@ -98,85 +92,23 @@ def train(
                 profiler,
                 objective,
             )
-            out.print_table(config.name, run_summary.summarize(context))
-            for note in (*resume_point.notes, *run_summary.warnings(context)):
-                out.warn(note)
-            if resume_point.step == resume_point.plan.n_steps:
-                out.print(f"the run is finished: all of its {resume_point.step:,} steps are done")
-            elif resume_point.step:
-                out.print(
-                    f"continuing from step {resume_point.step:,} of {resume_point.plan.n_steps:,}"
-                )
+            run_summary.show(context)
             with processes.watchdog(config.loop.hang_seconds):
                 return train_loop(context)
 
 
-@dataclasses.dataclass
-class OpenRun:
-    """A run's directory that this program has locked, before anything is written to it."""
+def restore(
+    run: OpenRun, train_step: Any, mesh: Any, dataset: Any, shards: int, processes: Any
+) -> resume.ResumePoint:
+    """Returns the resume point of a run that continues, by its newest intact checkpoint. shards:
+    number of devices that have rows of their own."""
+    from gptjax.training import state
 
-    request: resume.Request  # with the config that the run goes on with
-    continues: bool  # from a checkpoint
-    checkpoints: Any  # training.checkpoint.CheckpointManager
-    bucket_sync: Any  # report.sync.BucketSync
-
-    def remove_new_data(self, processes: Any) -> contextlib.AbstractContextManager[None]:
-        """A context that removes newly tokenized data if the continuation is refused within it."""
-        is_first = processes.process_id == 0
-        return resume.remove_new_data(self.request.directory / "data", self.continues and is_first)
-
-    def open_dataset(
-        self, objective: Objective, processes: Any, print_line: Callable[[str], None]
-    ) -> Any:
-        """Returns the run's data.loader.Dataset. ValueError if processes have different data."""
-        processes.heartbeat("the preparation of its data")
-        dataset = processes.zero_first(
-            lambda: objective.open_dataset(
-                self.request.config, self.request.directory / "data", print_line
-            )
-        )
-        processes.assert_equal(
-            {"text": dataset.digest()},
-            "prepare it once with python -m gptjax.prepare, and give the shards to all",
-        )
-        return dataset
-
-    def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:
-        """Writes the run's description, and makes its directory ready for metrics and
-        checkpoints."""
-        from gptjax.report import events
-
-        self.checkpoints.prepare()
-        if processes.process_id == 0:
-            if resume_point.record_bytes is None:
-                events.move_aside(self.request.directory, resume_point.step)
-            resume.write_description(self.request.directory, self.request.config, dataset)
-
-
-@contextlib.contextmanager
-def open_run(
-    request: resume.Request, bucket: str | None, processes: Any, out: Any
-) -> Iterator[OpenRun]:
-    """Locks the directory of a run and finds out whether it continues. bucket: as in `train`.
-    ValueError if another program has the directory, or if the run there cannot be continued as
-    requested."""
-    from gptjax.report import sync
-    from gptjax.training import checkpoint
-
-    directory, loop = request.directory, request.config.loop
-    bucket_sync = sync.BucketSync(directory, bucket)
-    checkpoint_dir = directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints"
-    with (
-        resume.hold_lock(directory, bucket is None, processes, out.warn),
-        checkpoint.CheckpointManager(
-            checkpoint_dir, loop.keep_last, loop.every_keep, out.warn, processes
-        ) as checkpoints,
-    ):
-        _, continues, leaves = processes.broadcast_from_zero(
-            lambda: [bucket_sync.download(), *resume.find_run(request, checkpoints, out.warn)]
-        )
-        request = dataclasses.replace(request, config=overrides.unflatten(leaves))
-        yield OpenRun(request, continues, checkpoints, bucket_sync)
+    config = run.request.config
+    abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
+    return resume.restore_run(
+        run.request, run.checkpoints, abstract_state, dataset, shards, processes
+    )
 
 
 def train_loop(context: TrainContext) -> int:

@@ -10,6 +10,20 @@ from gptjax.runtime import run_dir
 MAX_EPOCHS = 4
 
 
+def show(context: Any) -> None:
+    """Prints the table, its warnings, and where the run begins. context: a
+    training.context.TrainContext."""
+    out, resume_point = context.out, context.resume_point
+    out.print_table(context.config.name, summarize(context))
+    for note in (*resume_point.notes, *warnings(context)):
+        out.warn(note)
+    step, n_steps = resume_point.step, resume_point.plan.n_steps
+    if step == n_steps:
+        out.print(f"the run is finished: all of its {step:,} steps are done")
+    elif step:
+        out.print(f"continuing from step {step:,} of {n_steps:,}")
+
+
 def summarize(context: Any) -> list[tuple[str, str]]:
     """Returns (name, fact) pairs. context: a training.context.TrainContext."""
     from gptjax.model.attention import dispatch
