@@ -14,7 +14,7 @@ from gptjax.training import resume
 from gptjax.training.context import Objective, Program, TrainContext
 from gptjax.training.microbatches import microbatch_limit, sequences_per_row
 from gptjax.training.one_run import OneRun
-from gptjax.training.open_run import OpenRun, open_run
+from gptjax.training.open_run import open_run
 
 # "finished": every step was taken; "stopped": by a signal, with a checkpoint; "gave up": too many
 # non-finite updates in a row
@@ -58,7 +58,7 @@ def train(
             train_step = objective.build_step(config, jax.devices()[0].platform, mesh, dataset)
             with jax.set_mesh(mesh):
                 if batch_schedule is None:
-                    resume_point = restore(run, train_step, mesh, dataset, shards, processes)
+                    resume_point = run.restore(train_step, mesh, dataset, shards, processes)
                 else:
                     init_state = objective.init_state(config, train_step, mesh, dataset, out)
                     policy = train_step.model.execution_policy
@@ -92,23 +92,9 @@ def train(
                 profiler,
                 objective,
             )
-            run_summary.show(context)
+            run_summary.print_summary(context)
             with processes.watchdog(config.loop.hang_seconds):
                 return train_loop(context)
-
-
-def restore(
-    run: OpenRun, train_step: Any, mesh: Any, dataset: Any, shards: int, processes: Any
-) -> resume.ResumePoint:
-    """Returns the resume point of a run that continues, by its newest intact checkpoint. shards:
-    number of devices that have rows of their own."""
-    from gptjax.training import state
-
-    config = run.request.config
-    abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
-    return resume.restore_run(
-        run.request, run.checkpoints, abstract_state, dataset, shards, processes
-    )
 
 
 def train_loop(context: TrainContext) -> int:

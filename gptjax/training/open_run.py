@@ -41,6 +41,19 @@ class OpenRun:
         )
         return dataset
 
+    def restore(
+        self, train_step: Any, mesh: Any, dataset: Any, shards: int, processes: Any
+    ) -> resume.ResumePoint:
+        """Returns the resume point of a run that continues, from its newest intact checkpoint.
+        shards: number of devices with rows of their own."""
+        from gptjax.training import state
+
+        config = self.request.config
+        abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
+        return resume.restore_run(
+            self.request, self.checkpoints, abstract_state, dataset, shards, processes
+        )
+
     def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:
         """Writes the run's description, and makes its directory ready for metrics and
         checkpoints."""

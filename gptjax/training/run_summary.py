@@ -10,7 +10,7 @@ from gptjax.runtime import run_dir
 MAX_EPOCHS = 4
 
 
-def show(context: Any) -> None:
+def print_summary(context: Any) -> None:
     """Prints the table, its warnings, and where the run begins. context: a
     training.context.TrainContext."""
     out, resume_point = context.out, context.resume_point
