@@ -15,16 +15,14 @@ OUT.json and the plot OUT.png.
 
 import argparse
 import json
-import lzma
 import math
 import os
-import random
-import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from bench import gpt1_tasks
 from gptjax.config import parse
 from gptjax.report import loss_plot
 from gptjax.runtime import atomic
@@ -56,124 +54,6 @@ LONG_ARMS = {
         (5e-4, 1e-3, 2e-3),
     ),
 }
-TRAIN, DEV = 2000, 800
-
-
-# --- the tasks ------------------------------------------------------------------------------------
-
-
-def movies(rng: random.Random, data: Path) -> list[dict]:
-    """Sentences of film reviews (Hutto and Gilbert 2014), positive if the mean of 20 ratings is
-    above 0.
-    """
-    lines = (
-        (data / "labelled/sentiment_vader/movieReviewSnippets_GroundTruth.txt")
-        .read_text(errors="replace")
-        .splitlines()
-    )
-    rated = [(float(rating), text) for _, rating, text in (line.split("\t") for line in lines)]
-    return [{"sentence": text, "label": int(rating > 0)} for rating, text in rated if rating]
-
-
-def glosses(rng: random.Random, data: Path) -> list[dict]:
-    """Does WordNet's definition entail the word? The word is its own or another's."""
-    lines = [
-        line.split(": ", 1)
-        for line in _read_text(data, "wordnet_glosses.txt").splitlines()
-        if ": " in line
-    ]
-    lines = [(word, gloss) for word, gloss in lines if len(gloss) < 120]
-    examples = []
-    for word, gloss in rng.sample(lines, 2 * (TRAIN + DEV)):
-        other = rng.random() < 0.5
-        hypothesis = rng.choice(lines)[0] if other else word
-        examples.append(
-            {
-                "premise": gloss,
-                "hypothesis": hypothesis,
-                "label": "not_entailment" if other else "entailment",
-            }
-        )
-    return examples
-
-
-def sources(rng: random.Random, data: Path) -> list[dict]:
-    """Are two passages of 25 words from the same source: Brown, Moby Dick, Shakespeare, State of
-    the Union?
-    """
-    speeches = " ".join(
-        json.loads(line)["text"] for line in _read_text(data, "sotu.jsonl").splitlines()
-    )
-    words = [
-        _read_text(data, f"{name}.txt").split() for name in ("brown", "moby_dick", "shakespeare")
-    ] + [speeches.split()]
-
-    def passage(source):
-        start = rng.randrange(len(source) - 25)
-        return " ".join(source[start : start + 25])
-
-    examples = []
-    for _ in range(2 * (TRAIN + DEV)):
-        same = rng.random() < 0.5
-        one, other = [rng.choice(words)] * 2 if same else rng.sample(words, 2)
-        examples.append({"one": passage(one), "other": passage(other), "label": int(same)})
-    return examples
-
-
-def quiz(rng: random.Random, data: Path) -> list[dict]:
-    """bsdgames' quiz: a question and four answers, with wrong ones from the same list."""
-    examples = []
-    for file in sorted((data / "labelled/quiz_bsdgames").iterdir()):
-        rows = [
-            line.split(":")
-            for line in file.read_text(errors="replace").splitlines()
-            if line.count(":") >= 1
-        ]
-        # One direction only: the other would reveal the answers of the test set.
-        pairs = [(_strip_markup(row[0]), _strip_markup(row[1])) for row in rows]
-        pairs = [(question, answer) for question, answer in pairs if question and answer]
-        answers = sorted({answer for _, answer in pairs})
-        for question, answer in pairs if len(answers) > 8 else []:
-            others = [
-                other for other in answers if other != answer and (question, other) not in pairs
-            ]
-            options = [answer, *rng.sample(others, 3)]
-            rng.shuffle(options)
-            examples.append(
-                {"question": question, "answers": options, "label": "ABCD"[options.index(answer)]}
-            )
-    return examples
-
-
-def _strip_markup(text: str) -> str:
-    return re.sub(r"[\\{}\[\]]|.\x08", "", text.split("|")[0]).strip()
-
-
-def _read_text(data: Path, name: str) -> str:
-    return lzma.open(data / "text" / f"{name}.xz", "rt", errors="replace").read()
-
-
-def write_splits(task: str, data: Path, folder: Path) -> list[str]:
-    """Writes the train, dev and test files of a task, the same for all runs; returns the arguments
-    for gptjax.finetune.
-    """
-    arguments = []
-    rng = random.Random(task)
-    rows = {"movies": movies, "glosses": glosses, "sources": sources, "quiz": quiz}[task](rng, data)
-    rng.shuffle(rows)
-    n = min(DEV, len(rows) // 5)
-    for split, split_rows in {
-        "dev": rows[:n],
-        "test": rows[n : 2 * n],
-        "train": rows[2 * n : 2 * n + TRAIN],
-    }.items():
-        path = folder / f"{task}_{split}.jsonl"
-        path.write_text("".join(json.dumps(example) + "\n" for example in split_rows))
-        arguments += ["--set", f"task.{split}={path}"]
-    return arguments
-
-
-# --- runs -----------------------------------------------------------------------------------------
 
 
 def run_finetune(
@@ -338,7 +218,8 @@ def plot(
     figure.savefig(out.with_suffix(".png"), dpi=130)
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -372,7 +253,12 @@ def main() -> None:
         default=5e-4,
         help="learning rate (default: 5e-4; GPT-1's 6.25e-5 is for a model 100 x larger)",
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Pre-trains and fine-tunes; writes the table, the figures and the plot."""
+    args = make_parser().parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if not (Path(args.run_dir) / "checkpoints").exists():
         subprocess.run(
@@ -390,7 +276,10 @@ def main() -> None:
         "movies",
         *(task for task in args.tasks.split(",") if task != "movies"),
     ]  # Figure 2 is of movies
-    files = {task: write_splits(task, args.data, args.work) for task in {*tasks, "movies", "quiz"}}
+    files = {
+        task: gpt1_tasks.write_splits(task, args.data, args.work)
+        for task in {*tasks, "movies", "quiz"}
+    }
     table: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     layers: dict[str, list[float]] = {}
     n_layers = json.loads((Path(args.run_dir) / "config.json").read_text())["model.n_layers"]

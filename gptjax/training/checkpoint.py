@@ -1,35 +1,22 @@
-"""Checkpoints that detect damage; the only file that uses Orbax (its v1 API, which may still
-change).
-
-A checkpoint is a directory DIR/<step>. After Orbax has written it, files.json (the size of every
-file, and the CRC of those that hold no array values) is added, and one rename makes it valid
-(runtime/storage.py). So a kill at any moment leaves valid checkpoints and files that the next
-writer removes. The leaves are saved with a sealed record: the step, `about` (the metadata), and
-dtype, shape and digest of each leaf. Digests are computed on the devices before saving and again
-after restoring, so that corruption on any part of the way is detected."""
+"""The checkpoints of a run: the newest intact one is restored, damaged ones are skipped, the newest
+and every so many are kept. checkpoint_files.py has the files of each."""
 
 import concurrent.futures
 import contextlib
-import json
 import logging
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from gptjax.distributed.processes import ProcessGroup
-from gptjax.runtime import checksums, errors, storage
+from gptjax.runtime import storage
 from gptjax.sharding import trees
+from gptjax.training import checkpoint_files
 
 RESERVE_BYTES = 8 << 20  # beyond the leaves: Orbax's own files, and room for the run's log
-
-
-class CorruptCheckpoint(Exception):
-    """Raised for a damaged checkpoint; the message says briefly what is wrong."""
 
 
 class CheckpointReader:
@@ -99,8 +86,11 @@ class CheckpointReader:
             entries = {
                 name: entry for name, entry in record["leaves"].items() if name.startswith(prefix)
             }
-            self._check_leaves(step, entries, expected)
-            return self._load_leaves(step, entries, expected), record["about"]
+            is_shared = self._processes.num_processes > 1
+            return (
+                checkpoint_files.read_leaves(self._storage, step, entries, expected, is_shared),
+                record["about"],
+            )
 
         candidates = self._processes.broadcast_from_zero(self.steps) if steps is None else steps
         if not candidates:
@@ -115,12 +105,12 @@ class CheckpointReader:
 
     def _latest_intact(self, steps: Sequence[int], read: Callable[[int], Any]) -> tuple[int, Any]:
         """(step, read(step)) for the last of `steps` whose reading does not raise
-        CorruptCheckpoint."""
+        checkpoint_files.CorruptCheckpoint."""
         steps_by_error: dict[str, list[int]] = {}
         for step in reversed(steps):
             try:
                 return step, read(step)
-            except CorruptCheckpoint as error:
+            except checkpoint_files.CorruptCheckpoint as error:
                 if step not in self._corrupt:
                     self._print_line(f"the checkpoint of step {step:,} is damaged: {error}")
                 self._corrupt.add(step)
@@ -140,97 +130,16 @@ class CheckpointReader:
         def read_record() -> dict:
             try:
                 return {"record": self._read_record(step)}
-            except CorruptCheckpoint as error:
+            except checkpoint_files.CorruptCheckpoint as error:
                 return {"damage": str(error)}
 
         reply = self._processes.broadcast_from_zero(read_record)
         if "damage" in reply:
-            raise CorruptCheckpoint(reply["damage"])
+            raise checkpoint_files.CorruptCheckpoint(reply["damage"])
         return reply["record"]
 
     def _read_record(self, step: int) -> dict:
-        """Returns the sealed record of a checkpoint after checking its files. ValueError if it is
-        of another step than its directory's name says."""
-        directory = self._directory / str(step)
-        try:
-            for name, (size, crc) in json.loads((directory / storage.LISTING).read_text()).items():
-                self._check_file(directory / name, name, size, crc)
-            sealed: Any = ocp.checkpointables_metadata(str(directory)).custom_metadata
-            if sealed["seal"] != checksums.seal(sealed["record"]):
-                raise CorruptCheckpoint("its record was changed")
-        except FileNotFoundError as error:
-            raise CorruptCheckpoint(f"{storage.LISTING} is missing") from error
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise CorruptCheckpoint(f"its metadata is unreadable: {_first_line(error)}") from error
-        record = sealed["record"]
-        if record.get("step", step) != step:  # earlier versions did not record it
-            raise name_error(directory, record["step"])
-        return record
-
-    def _check_file(self, file: Any, name: str, size: int, crc: int | None) -> None:
-        """Raises CorruptCheckpoint if a file is missing, or has another size or CRC than
-        recorded."""
-        try:
-            actual = self._storage.file_size(file)
-        except FileNotFoundError:
-            raise CorruptCheckpoint(f"{name} is missing") from None
-        if actual != size:
-            raise CorruptCheckpoint(f"{name} has {actual:,} bytes, not {size:,}")
-        if crc is not None and zlib.crc32(file.read_bytes()) != crc:
-            raise CorruptCheckpoint(f"{name} was changed")
-
-    def _check_leaves(self, step: int, entries: dict, expected: dict) -> None:
-        """Raises ValueError for the first leaf that only one of checkpoint and config has, or whose
-        shape or dtype differs."""
-        for name in [*expected, *entries]:
-            expected_kind = _dtype_and_shape(expected[name]) if name in expected else "absent"
-            saved_kind = entries[name]["kind"] if name in entries else "absent"
-            if expected_kind != saved_kind:
-                raise ValueError(
-                    f"{name} is {saved_kind} in the checkpoint of step {step:,} in "
-                    f"{self._directory} and {expected_kind} in this config; "
-                    f"use the config that wrote the checkpoint, or another --run_dir"
-                )
-
-    def _load_leaves(self, step: int, entries: dict, expected: dict) -> dict[str, jax.Array]:
-        """Returns the leaves by name after verifying their digests. A digest covers the whole leaf,
-        so it is the same on all processes."""
-        with _orbax_context():
-            try:
-                leaves = ocp.load(str(self._directory / str(step)), expected)
-            except (
-                jax.errors.JaxRuntimeError
-            ):  # too little device memory, for one: not the checkpoint's fault
-                raise
-            except (
-                Exception
-            ) as error:  # what Orbax raises for an array that it cannot read is a bare Exception
-                name = next((name for name in expected if f"{name}/" in str(error)), "a leaf")
-                if (
-                    self._processes.num_processes > 1
-                ):  # the others may have read their parts, and wait for this one
-                    raise ValueError(
-                        f"{name} of the checkpoint of step {step:,} is unreadable: "
-                        f"{_first_line(error)}; move "
-                        f"{self._directory / str(step)} away, and the same command takes the one "
-                        "before"
-                    ) from error
-                raise CorruptCheckpoint(f"{name} is unreadable: {_first_line(error)}") from error
-            digests = trees.digests(leaves)
-        for name in expected:
-            if digests[name] != entries[name]["digest"]:
-                raise CorruptCheckpoint(
-                    f"{name} is not what was saved: its digest is {digests[name]:08x}, not "
-                    f"{entries[name]['digest']:08x}"
-                )
-        return leaves
+        return checkpoint_files.read_record(self._storage, step)
 
 
 class CheckpointManager(CheckpointReader):
@@ -305,26 +214,11 @@ class CheckpointManager(CheckpointReader):
         )
         if self._free_bytes() < needed:
             raise ValueError(self._save_error(step, needed, "the disk is full"))
-        with _orbax_context():
-            digests = trees.digests(leaves)
-            record = {
-                "step": step,
-                "about": metadata,
-                "leaves": {
-                    n: {"kind": _dtype_and_shape(x), "digest": digests[n]}
-                    for n, x in leaves.items()
-                },
-            }
-            record = json.loads(json.dumps(record))  # as it will be read: lists for tuples
-            try:
-                response = ocp.save_async(
-                    str(self._storage.staging_path(step)),
-                    leaves,
-                    overwrite=True,
-                    custom_metadata={"record": record, "seal": checksums.seal(record)},
-                )
-            except (OSError, ValueError) as error:
-                raise ValueError(self._save_error(step, needed, _first_line(error))) from error
+        try:
+            response = checkpoint_files.write(self._storage, step, leaves, metadata)
+        except (OSError, ValueError) as error:
+            line = self._save_error(step, needed, checkpoint_files.first_line(error))
+            raise ValueError(line) from error
         self._pending = self._thread.submit(self._commit, step, response, needed)
 
     def wait(self) -> None:
@@ -333,42 +227,22 @@ class CheckpointManager(CheckpointReader):
         if pending is not None:
             pending.result()
 
-    def _commit(self, step: int, response: ocp.AsyncResponse, needed: int) -> None:
+    def _commit(self, step: int, response: Any, needed: int) -> None:
         """Waits for Orbax, makes the checkpoint valid by a rename, and removes checkpoints that are
         no longer kept. Runs in a background thread."""
         try:
             response.result()
             if jax.process_index() == 0:
-                self._storage.commit(
-                    step,
-                    json.dumps(
-                        {name: list(entry) for name, entry in self._file_entries(step)}, indent=0
-                    ),
-                )
+                checkpoint_files.commit(self._storage, step)
             self._intact.add(step)
             self._corrupt.discard(step)
-        except (
-            Exception
-        ) as error:  # whatever a background write raises must reach the loop as one line
-            line = self._save_error(step, needed, _first_line(error))
-            with contextlib.suppress(
-                OSError
-            ):  # Orbax may be writing there still; the next writer removes what is left
+        except Exception as error:  # whatever a background write raises reaches the loop as a line
+            line = self._save_error(step, needed, checkpoint_files.first_line(error))
+            # Orbax may be writing there still; the next writer removes what is left
+            with contextlib.suppress(OSError):
                 self._storage.clean()
             raise ValueError(line) from error
         self._prune()
-
-    def _file_entries(self, step: int) -> Iterable[tuple[str, tuple[int, int | None]]]:
-        """Iterates over (name, (bytes, CRC)) of every file of a checkpoint. Orbax's files of array
-        values have no CRC, since the digests cover them."""
-        for name, file in self._storage.list_files(self._storage.staging_path(step)):
-            yield (
-                name,
-                (
-                    self._storage.file_size(file),
-                    None if "/ocdbt.process_" in name else zlib.crc32(file.read_bytes()),
-                ),
-            )
 
     def _prune(self) -> None:
         """Remove every checkpoint that is damaged or not to be kept. What cannot be removed is
@@ -397,7 +271,7 @@ class CheckpointManager(CheckpointReader):
             self._warn_once(
                 [
                     f"what is no longer kept in {self._directory} cannot be removed: "
-                    f"{_first_line(error)}"
+                    f"{checkpoint_files.first_line(error)}"
                 ]
             )
 
@@ -420,41 +294,9 @@ class CheckpointManager(CheckpointReader):
         )
 
 
-@contextlib.contextmanager
-def _orbax_context():
-    """A context with Orbax's options, in which arrays may be moved to and from the devices although
-    the training loop forbids it."""
-    context = ocp.Context()
-    # float32 weights shrink by 7%, and a flipped byte would spoil a whole chunk
-    context.array.saving.use_compression = False
-    context.pytree.loading.partial_load = True
-    with context, jax.transfer_guard("allow"):
-        yield
-
-
 def _with_sharding(leaf) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _dtype_and_shape(leaf) -> str:
-    """Returns a leaf's dtype and shape, as in "float32[12,768]"."""
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def name_error(directory: Any, step: int) -> ValueError:
-    """Returns the error for a checkpoint of `step` in a directory that is named after another
-    step."""
-    return ValueError(
-        f"{directory} is of step {step:,}: a folder was renamed or copied; name it {step} again, "
-        "or remove it"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (
-        "the disk is full" if "No space left on device" in str(error) else errors.first_line(error)
-    )
 
 
 def _format_steps(steps: list[int]) -> str:

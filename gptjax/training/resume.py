@@ -138,21 +138,21 @@ def restore_run(
     """
     import jax
 
-    from gptjax.training import checkpoint, schedule
+    from gptjax.training import checkpoint_files, schedule
 
     data_error = (
         f"the data of {request.directory} have changed since it began: give back what it read, or "
         "another --run_dir"
     )
     step, state, meta = checkpoints.restore(abstract_state)
-    if (
-        saved_step := int(jax.device_get(state.step))
-    ) != step:  # of an earlier version, whose record has no step
-        raise checkpoint.name_error(request.directory / "checkpoints" / str(step), saved_step)
+    saved_step = int(jax.device_get(state.step))
+    if saved_step != step:  # of an earlier version, whose record has no step
+        raise checkpoint_files.name_error(request.directory / "checkpoints" / str(step), saved_step)
+    digest = dataset.digest()
     if (
         meta["tokenizer"] != dataset.tokenizer.digest
-        or meta.get("text", dataset.digest()) != dataset.digest()
-    ):  # earlier ones lack it
+        or meta.get("text", digest) != digest  # earlier versions did not record it
+    ):
         raise ValueError(data_error)
     rows, length_changes = int(jax.device_get(state.rows)), _check_config(request, step, meta)
     if length_changes and request.config.train.total_tokens < min(

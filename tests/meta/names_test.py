@@ -172,10 +172,10 @@ def test_no_module_is_called_after_nothing():
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_sizes(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 500, (
-        "at most 500 lines: give what answers a question of its own a file"
+    assert len(text.splitlines()) <= 400, (
+        "at most 400 lines: give what answers a question of its own a file"
     )
-    assert long_functions(text, 100) == []
+    assert long_functions(text, 80) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
