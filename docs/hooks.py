@@ -33,6 +33,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     )
 
 
+FLAG = re.compile(r"(?<=[\s>(\[|])--[a-z]\w*(?:-\w+)*")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """mkdocs' event: the page's HTML, in which no line breaks within a flag's name."""
+    return FLAG.sub(r'<span class="flag">\g<0></span>', html)
+
+
 # --- the command line -------------------------------------------------------------------------
 
 
@@ -91,7 +99,9 @@ def _parser_section(parser: argparse.ArgumentParser) -> str:
         parts.append(_table(("argument", "meaning"), rows))
     for title, _, example in [(parser.epilog or "").partition(":\n")]:
         if example:
-            commands = "\n".join(line.strip() for line in example.splitlines())
+            commands = "\n".join(
+                re.sub(" {2,}#", "  #", line.strip()) for line in example.splitlines()
+            )
             parts.append(f"{title.strip().capitalize()}:\n\n```bash\n{commands}\n```\n")
     return "\n".join(parts)
 
@@ -126,7 +136,7 @@ def _flag(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
         value = str(action.metavar or choices or default)
     names = action.option_strings or [value]
     shown = ", ".join(f"{name} {value}" if action.option_strings else name for name in names)
-    return f"`{shown.strip()}`".replace("|", "\\|")
+    return f"`{shown.strip()}`"
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
@@ -222,9 +232,7 @@ def _record_section(cls: type, path: str) -> str:
 def _prose(text: str) -> str:
     """A docstring as markdown: its `code` stays."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    return "".join(
-        part.replace("|", "\\|") if i % 2 else _cell_part(part) for i, part in enumerate(parts)
-    )
+    return "".join(part if i % 2 else _cell_part(part) for i, part in enumerate(parts))
 
 
 def _cell_part(text: str) -> str:
@@ -235,7 +243,7 @@ def _default(field: dataclasses.Field) -> str:
     if field.default is dataclasses.MISSING:
         return "required"
     text = f'"{field.default}"' if isinstance(field.default, str) else repr(field.default)
-    text = text.replace("\n", "\\n").replace("|", "\\|")
+    text = text.replace("\n", "\\n")
     if dataclasses.is_dataclass(field.default):
         cls = type(field.default)
         text = text if field.default != cls() else f"{cls.__name__}()"

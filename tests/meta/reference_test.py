@@ -72,6 +72,20 @@ def test_every_field_has_a_sentence(cls):
     assert [name for name in cls.__dataclass_fields__ if len(docs.get(name, "")) < 5] == []
 
 
+def test_code_is_shown_as_it_is_typed():
+    """Markdown keeps a backslash within backquotes."""
+    page = hooks.command_line() + hooks.config_fields()
+    code = [part for line in page.splitlines() for part in line.split("`")[1::2]]
+    assert "--as jsonl|tsv" in code and not any("\\|" in part for part in code)
+
+
+def test_no_line_of_a_page_breaks_within_a_flag():
+    html = '<p>see <code>--dry_run</code>, --dry-run, a--b <h2 id="a--seeds"> <!-- x -->'
+    kept = html.replace("--dry_run", '<span class="flag">--dry_run</span>')
+    kept = kept.replace("--dry-run", '<span class="flag">--dry-run</span>')
+    assert hooks.on_page_content(html, page=None) == kept
+
+
 def test_examples_of_docstrings_are_fenced():
     text = "What it does.\n\n    >>> f(x.__doc__)  # doctest: +ELLIPSIS\n    2\n\n    Else."
     fenced = "What it does.\n\n    ```pycon\n    >>> f(x.__doc__)\n    2\n    ```\n\n    Else."
