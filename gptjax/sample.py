@@ -286,10 +286,10 @@ class Sampler:
             out.print("")
             return
         texts = [prefix] * args.num_samples
-        with out.status("speaking") as progress:
+        with out.status("generating") as progress:
             for new in stream:
                 texts = [text + more for text, more in zip(texts, new, strict=True)]
-                progress(f"speaking: {max(map(len, texts)) - len(prefix):,} characters")
+                progress(f"generating, {max(map(len, texts)) - len(prefix):,} characters so far")
         out.print_samples(texts)
 
     def _search(self, prompt: list[int], prefix: str) -> None:

@@ -5,7 +5,9 @@ Biases."""
 import argparse
 import dataclasses
 import shlex
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from gptjax import cli
@@ -183,13 +185,13 @@ def parse_sweep(args: argparse.Namespace) -> tuple[str, sweep.Sweep, Config]:
 
 
 def print_sweeps() -> int:
-    """Prints the registered sweeps, one per line; returns exit status 0."""
+    """Prints each registered sweep and, below it, its description; returns exit status 0."""
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
-        print(
-            f"{name:20} {len(sweep_spec.points + sweep_spec.holdout):4} points of "
-            f"{sweep_spec.recipe:10} {sweep_spec.description}"
-        )
+        n_points = len(sweep_spec.points + sweep_spec.holdout)
+        print(f"{name:21} {n_points:3} points of {sweep_spec.recipe}")
+        width = max(shutil.get_terminal_size().columns - 4, 20)
+        print(textwrap.indent(textwrap.fill(sweep_spec.description, width), "    "))
     return 0
 
 
@@ -207,19 +209,23 @@ def title(name: str, sweep_spec: sweep.Sweep, points: list[Point], directory: Pa
 def print_points(name: str, sweep_spec: sweep.Sweep, points: list[Point], directory: Path) -> int:
     """Every point with its command and its cost; 1 if some cannot be."""
     print_text(f"{title(name, sweep_spec, points, directory)}\n")
-    width, flops = max(len(point.name) for point in points), 0.0
+    rows: list[tuple[str, ...]] = [("point", "state", "parameters", "steps", "FLOPs")]
+    flops = 0.0
     for point in points:
         if point.config is None:
-            print_text(f"{point.name:{width}}  refused: {point.error}")
+            rows.append((point.name, f"refused: {point.error}"))
             continue
-        config, status = point.config, run_status.read_status(point, directory)
-        cost = run_flops(config)
+        status, cost = run_status.read_status(point, directory), run_flops(point.config)
         flops += cost
-        size = (
-            f"{count.parameters(config.model):>13,} parameters {status.n_steps:>8,} steps "
-            f"{cost:9.2e} FLOPs"
-        )
-        print(f"{point.name:{width}}  {status.state:8} {size}")
+        size = f"{count.parameters(point.config.model):,}", f"{status.n_steps:,}", f"{cost:.2e}"
+        rows.append((point.name, status.state, *size))
+    column = max(len(row[0]) for row in rows)
+    state, *sizes = (
+        max(map(len, cells)) for cells in zip(*(r[1:] for r in rows if r[2:]), strict=True)
+    )
+    for row in rows:
+        cells = [f"{row[0]:{column}}", f"{row[1]:{state}}", *map(str.rjust, row[2:], sizes)]
+        print_text("  ".join(cells).rstrip())
     example = next((point for point in points if point.config is not None), points[0])
     print(f"\n{flops:.2e} FLOPs in all. A point by itself:")
     arguments = [f"--config={sweep_spec.recipe}", f"--run_dir={directory / example.name}"]

@@ -109,8 +109,10 @@ class Console:
         return self._rich.width
 
     def print(self, line: str, style: str = "") -> None:
-        """Prints one line of any length, without wrapping."""
-        self._print(line, "\n", style)
+        """Prints one line of any length. A terminal too narrow for it gets it broken between words,
+        unless it holds a command, which must stay whole to be copied.
+        """
+        self._print(line, "\n", style, soft_wrap=not self._rich.is_terminal or "python -m" in line)
 
     def warn(self, line: str) -> None:
         """Prints a warning."""
@@ -118,9 +120,9 @@ class Console:
 
     def write(self, text: str) -> None:
         """Writes text that continues where the last part ended."""
-        self._print(text, "", "")
+        self._print(text, "", "", soft_wrap=True)
 
-    def _print(self, text: str, end: str, style: str) -> None:
+    def _print(self, text: str, end: str, style: str, soft_wrap: bool) -> None:
         self._rich.print(
             self._escape(text),
             end=end,
@@ -128,7 +130,7 @@ class Console:
             markup=False,
             emoji=False,
             highlight=False,
-            soft_wrap=True,
+            soft_wrap=soft_wrap,
         )
 
     def print_table(self, title: str, rows: Iterable[tuple[str, Any]]) -> None:
@@ -299,18 +301,18 @@ class TrainingDisplay:
         return f"step {step:>{len(f'{self._n_steps:,}')},}"
 
     def _format_validation(self, step: int, values: dict[str, Any]) -> str:
+        """The line of an evaluation; without tokens where it would not fit on the terminal."""
         tokens = {name: value for name, value in values.items() if name == "tokens"}
-        words = [
-            self._format_step(step),
-            *_format_values(tokens, aligned=True).values(),
-            f"validation loss {values['validation_loss']:.4f}",
-        ]
+        start = self._format_step(step)
+        words = [f"validation loss {values['validation_loss']:.4f}"]
         words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
         words += (
             [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
         )
-        return "  ".join(words)
+        line = "  ".join([start, *_format_values(tokens, aligned=True).values(), *words])
+        fits = self._bar.disable or len(line) <= self._console.width
+        return line if fits else "  ".join([start, *words])
 
 
 def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:

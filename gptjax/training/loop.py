@@ -109,15 +109,11 @@ def train_loop(context: TrainContext) -> int:
     loop = TrainLoop([context], OneRun(context, put_on_mesh), context.resume_point.state)
     outcome = loop.run()
     if outcome == "finished":
-        sample_hint = (
-            f"; python -m gptjax.sample --model={context.directory}"
-            if context.config.task is None
-            else ""
-        )
         context.out.print(
-            f"the run lies in {context.directory}: loss.png, metrics.jsonl, "
-            f"checkpoints{sample_hint}"
+            f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints"
         )
+        if context.config.task is None:
+            context.out.print(f"python -m gptjax.sample --model={context.directory}")
     elif outcome == "stopped":
         context.out.print(f"stopped at step {loop.step:,}; the same command continues")
     return EXIT_STATUS[outcome]

@@ -22,7 +22,8 @@ def test_a_dry_run_shows_every_point_and_makes_nothing(tmp_path, capsys):
     assert sweep.main([*GRID, "--seeds=2", f"--dir={tmp_path / 's'}", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert (
-        said.count("34,720 parameters") == 4
+        said.count("  waiting      34,720     40  2.14e+09\n") == 4
+        and f"\n{'point':19}  state    parameters  steps     FLOPs\n" in said
         and "8.58e+09 FLOPs in all" in said
         and not (tmp_path / "s").exists()
     )
@@ -61,7 +62,7 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
     assert sweep.main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert (
-        said.count(f"{batches.n_steps} steps  {flops:.2e} FLOPs") == 2
+        said.count(f" {batches.n_steps}  {flops:.2e}\n") == 2
         and f"{2 * flops:.2e} FLOPs in all" in said
     )
     name, asked, recipe = sweep.parse_sweep(sweep.parse_arguments(arguments))
@@ -70,10 +71,13 @@ def test_a_dry_run_and_the_report_count_the_flops_of_the_steps_that_are_taken(
     assert f"| {flops:.2e}" in capsys.readouterr().out
 
 
-def test_the_sweeps_are_listed(capsys):
+def test_the_sweeps_are_listed(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert sweep.main(["--list"]) == 0
     said = capsys.readouterr().out
     assert "smoke_peak" in said and "16 points of micro" in said
+    assert "for another\n    English text (state" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
 
 
 @pytest.mark.parametrize(

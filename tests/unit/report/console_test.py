@@ -226,6 +226,25 @@ def test_samples_keep_their_text_and_cannot_control_the_terminal():
     assert "    return [bold]1[/bold]\u241b[2J\u2407\u2421" in lines[2]
 
 
+def test_a_terminal_breaks_lines_between_words_but_no_command():
+    text, command = "warning: the words of this line", "then: python -m gptjax.sample --model=x"
+    for terminal in (True, False):
+        screen = Screen(width=20, terminal=terminal)
+        screen.console.print(text)
+        screen.console.print(command)
+        words = ["warning: the words", "of this line"] if terminal else [text]
+        assert screen.lines() == [*words, command]
+
+
+def test_an_evaluation_takes_one_line_of_a_terminal(clock):
+    line = "step 1,000  validation loss 3.5011  perplexity 33.15  bits per byte 1.2035"
+    for width, shown in ((80, line), (100, line.replace("  val", "  tokens  4.1M  val"))):
+        screen = Screen(width=width, terminal=True)
+        with screen.console.training_display(1000) as progress:
+            progress.update(1000, VALID)
+        assert shown in screen.lines()
+
+
 def test_what_the_terminal_cannot_encode_is_an_escape():
     screen = Screen(encoding="ascii", width=40)
     screen.console.print("caf\u00e9")
