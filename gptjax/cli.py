@@ -16,23 +16,40 @@ from gptjax.runtime import errors
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps the paragraphs of a description, and its commands between their words; other indented
-    lines stay as they are.
-    """
+    """Wraps the paragraphs and the list of terms of a description, and the commands of an example
+    between their words."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = []
         for paragraph in text.split("\n\n"):
-            if "\n " not in paragraph and not paragraph.startswith(" "):
-                paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
-            else:
-                lines = paragraph.splitlines()
+            lines = paragraph.splitlines()
+            if paragraph.startswith("example:"):
                 paragraphs.append("\n".join(_wrap_command(line, width) for line in lines))
+            elif paragraph.startswith(" "):
+                paragraphs.append(_wrap_terms(lines, width))
+            else:
+                paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
         return "\n\n".join(paragraphs)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         """TEXT for a string, N for what is converted: such values without a metavar are numbers."""
         return "TEXT" if action.type is None else "N"
+
+
+def _wrap_terms(lines: list[str], width: int) -> str:
+    """A list of terms, each a line `  term   explanation` and more lines under the explanation,
+    with the explanations wrapped."""
+    column = " " * re.match(r" *\S+ *", lines[0]).end()  # type: ignore[union-attr]
+    terms = re.split(r"\n(?!" + column + ")", "\n".join(lines))
+    return "\n".join(
+        textwrap.fill(
+            term[len(column) :].replace("\n" + column, " "),
+            width,
+            initial_indent=term[: len(column)],
+            subsequent_indent=column,
+        )
+        for term in terms
+    )
 
 
 def _wrap_command(line: str, width: int) -> str:

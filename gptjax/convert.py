@@ -19,9 +19,11 @@ from gptjax import cli
 from gptjax.config import count, overrides, parse
 from gptjax.runtime import units
 
-EXAMPLE = """python -m gptjax.convert --from=gpt2/ --to=runs/gpt2              # model.safetensors, or OpenAI's own files
+EXAMPLE = """# model.safetensors, or OpenAI's own files
+  python -m gptjax.convert --from=gpt2/ --to=runs/gpt2
   python -m gptjax.sample --model=runs/gpt2 --prompt='In the beginning'
-  python -m gptjax.convert --from=runs/gpt2 --to=exported           # for transformers' from_pretrained"""  # noqa: E501
+  # for transformers' from_pretrained
+  python -m gptjax.convert --from=runs/gpt2 --to=exported"""
 
 
 def main(arguments: list[str]) -> None:

@@ -90,18 +90,31 @@ def translate_override(text: str) -> str:
 def translate_record(text: str) -> str:
     """Translates the text of a record, `Name(field=value, ...)`. Text that is not one is
     returned unchanged, for the reader to refuse."""
+    return _rename(text, RECORDS, FIELDS)
+
+
+def restore_record(text: str) -> str:
+    """The inverse of translate_record: the text of a record as the first version wrote it, which
+    digests in the names of files are of."""
+    fields = {name: {new: old for old, new in names.items()} for name, names in FIELDS.items()}
+    return _rename(text, {new: old for old, new in RECORDS.items()}, fields)
+
+
+def _rename(text: str, records: dict[str, str], fields: dict[str, dict[str, str]]) -> str:
+    """Renames records and their fields in the text of a record. fields: by the record's name of
+    today."""
     try:
         tree = ast.parse(text, mode="eval")
         changed = False
         for call in ast.walk(tree):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
                 continue
-            if call.func.id in RECORDS:
-                call.func.id, changed = RECORDS[call.func.id], True
-            fields = FIELDS.get(call.func.id, {})
+            names = fields.get(RECORDS.get(call.func.id, call.func.id), {})
+            if call.func.id in records:
+                call.func.id, changed = records[call.func.id], True
             for keyword in call.keywords:
-                if keyword.arg in fields:
-                    keyword.arg, changed = fields[keyword.arg], True
+                if keyword.arg in names:
+                    keyword.arg, changed = names[keyword.arg], True
         return ast.unparse(tree) if changed else text
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return text

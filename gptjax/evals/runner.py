@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import evaluation
+from gptjax.config import evaluation, legacy
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import eval_model, metrics, outcomes, prompts, task_data
 from gptjax.evals.eval_model import EvalModel
@@ -166,8 +166,10 @@ class TaskRun:
         return f"{self.label}, {self.shots} shots"
 
     def digest(self, model: EvalModel, prompt_list: Sequence[prompts.Prompt]) -> str:
-        """16 hexadecimal digits of everything that the outcomes depend on."""
-        digest = hashlib.sha256(repr((self.protocol, self.seed, model.metadata)).encode())
+        """16 hexadecimal digits of everything that the outcomes depend on, the same as in earlier
+        versions, so that what these have evaluated is not evaluated again."""
+        protocol = legacy.restore_record(repr(self.protocol))
+        digest = hashlib.sha256(f"({protocol}, {self.seed!r}, {model.metadata!r})".encode())
         for prompt in prompt_list:
             digest.update(repr((prompt.item, prompt.contexts, prompt.n_cut)).encode())
         return digest.hexdigest()[:16]

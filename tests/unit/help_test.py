@@ -1,4 +1,5 @@
-"""--help of every program fits a terminal of 80 columns, and explains every flag."""
+"""--help of every program fits a terminal of 80 columns, loses no character of its text, and
+explains every flag."""
 
 import argparse
 import importlib
@@ -23,9 +24,16 @@ def test_help(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(module).main(["--help"])
     assert caught.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
     too_long = [line for line in lines if len(line) > 80 and len(line.split()) > 1]
     (parser,) = parsers
     unexplained = [action.dest for action in parser._actions if not action.help]
     assert (too_long, unexplained) == ([], [])
     assert lines.index("example:") + 1 < len(lines)
+    assert _without_space(parser.description) in _without_space(shown)
+    assert _without_space(parser.epilog) in _without_space(shown.replace(" \\\n", "\n"))
+
+
+def _without_space(text):
+    return "".join(text.split())

@@ -235,6 +235,40 @@ def test_the_digest_tells_protocol_seed_model_and_prompts(there):
     assert digest() == digest() and len({digest(), *others}) == 5
 
 
+@pytest.mark.parametrize(
+    ("fields", "of_version_69b0a80"),
+    [
+        (
+            {
+                "shots": 15,
+                "method": evaluation.LastWord(stop_words=True),
+                "metric": "accuracy",
+                "description": 'it\'s "Word(a=1)"\n\u00e9',
+                "description_min_shots": 1,
+                "prompt_variant": "plain",
+            },
+            "6a72eb649632f5a1",
+        ),
+        (
+            {"shots": 0, "method": evaluation.Beam(n_tokens=12, alpha=1e-5), "metric": "f1"},
+            "e1d9ab04a262d6c9",
+        ),
+    ],
+)
+def test_the_digest_is_that_of_earlier_versions(there, fields, of_version_69b0a80):
+    item = Item(id="1", contexts=("a",), completions=(" b",))
+    model = dataclasses.replace(there[1], metadata={"name": "m"})
+    protocol = evaluation.Protocol(**fields)
+    task = Task(
+        name="t", summary="", protocol=protocol, items=lambda *row: [], schema={}, example={}
+    )
+    prompt = prompts.Prompt(
+        item=item, contexts=("a",), demonstration_ids=(), context_tokens=(), completion_tokens=()
+    )
+    task_run = runner.TaskRun("t", task, protocol, 0, 3, None)
+    assert task_run.digest(model, [prompt]) == of_version_69b0a80
+
+
 def test_a_models_digest_tells_its_parameters_and_its_tokenizer():
     def digest(params, text):
         nothing = {field.name: None for field in dataclasses.fields(open_model.LoadedModel)}
