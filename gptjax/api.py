@@ -56,6 +56,8 @@ def config(name: str, *assignments: str) -> Config:
     >>> gptjax.config("gpt3_small", "train.steps=10", "model.attention=Dense()").train.steps
     10
     """
+    if not isinstance(name, str):
+        raise ValueError(f"{parse.quote(name)}: give the name of a config, as 'nano'")
     return overrides.override(registry.config(name), *assignments)
 
 
@@ -80,6 +82,8 @@ def load(
     >>> gptjax.load("runs/smoke", step=1)
     LanguageModel(smoke, 34,720 parameters, a run of gptjax, step 1)
     """
+    if step is not None:
+        arguments.check_int("step", step, 0, 2**31 - 1)
     if dtype is not None:
         assignments = (*assignments, f"compute.dtype={dtype}")
     loaded = open_model.open_model(

@@ -139,10 +139,8 @@ class LanguageModel(open_model.LoadedModel):
         >>> len(model.generate(["def ", "class "], max_new_tokens=5, temperature=0, stop="\\n"))
         2
         """
-        texts, stops = (
-            arguments.as_texts(prompt, "prompt"),
-            [stop] if isinstance(stop, str) else list(stop or ()),
-        )
+        texts = arguments.as_texts(prompt, "prompt")
+        stops = [] if stop in (None, [], ()) else arguments.as_texts(stop, "stop")
         arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         arguments.check_int("seed", seed, 0, MAX_SEED)
         streaming.normalize_stops(self.tokenizer, stops)

@@ -36,7 +36,8 @@ def override(config: Root, *assignments: str) -> Root:
     """
     root = _Edit()
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
+        is_text = isinstance(assignment, str)
+        path, equals, text = assignment.partition("=") if is_text else ("", "", "")
         if not equals or not path.strip():
             raise ValueError(
                 f"{parse.quote(assignment)} is not of the form path=value, for example "

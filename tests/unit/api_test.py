@@ -223,6 +223,27 @@ def test_a_config_that_is_none_is_one_line(config):
             call(config)
 
 
+@pytest.mark.parametrize("given", [None, 5, ["smoke"]])
+def test_what_is_no_text_is_one_line(given, text_run, one_device):
+    with pytest.raises(ValueError, match="give the name of a config, as 'nano'$"):
+        gptjax.config(given)
+    for call in (lambda: gptjax.config("smoke", given), lambda: gptjax.load(text_run[1], given)):
+        with pytest.raises(ValueError, match="is not of the form path=value"):
+            call()
+
+
+@pytest.mark.parametrize("step", ["20", True, 1.5, -1])
+def test_a_step_that_is_no_whole_number_is_one_line(step, text_run, one_device):
+    with pytest.raises(ValueError, match="^step=.*: give a whole number from 0 to 2,147,483,647$"):
+        gptjax.load(text_run[1], step=step)
+
+
+@pytest.mark.parametrize("stop", [5, ["a", 1], [None]])
+def test_a_stop_that_is_no_text_is_one_line(stop, text_run, one_device):
+    with pytest.raises(ValueError, match="^stop=.*: give a text, or a list of at least one$"):
+        gptjax.load(text_run[1]).generate("a", stop=stop)
+
+
 def test_a_classifier_is_not_trained_on_text():
     config = dataclasses.replace(tiny.config(), task=registry.finetuning("gpt1_sst2").task)
     for call in (gptjax.train, gptjax.make_train_step):
