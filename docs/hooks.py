@@ -150,7 +150,7 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def _cell(text: str) -> str:
     """Plain text as markdown, on one line where it is a cell's."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|>\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -236,7 +236,7 @@ def _prose(text: str) -> str:
 
 
 def _cell_part(text: str) -> str:
-    return re.sub(r"([\\*_|<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\*_|>\[\]])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -159,6 +159,7 @@ FLAGS = {
     "--examples": ("--limit",),
     "--n": ("--num_samples",),
     "--num_return_sequences": ("--num_samples",),
+    "--do_sample": ("--temperature",),
     "--tokens": ("--max_new_tokens",),
     "--max_length": ("--max_new_tokens",),
     "--beams": ("--num_beams",),

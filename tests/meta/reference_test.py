@@ -77,6 +77,7 @@ def test_code_is_shown_as_it_is_typed():
     page = hooks.command_line() + hooks.config_fields()
     code = [part for line in page.splitlines() for part in line.split("`")[1::2]]
     assert "--as jsonl|tsv" in code and not any("\\|" in part for part in code)
+    assert "q - k &lt; window" in page and "\\<" not in page  # Markdown keeps this backslash, too
 
 
 def test_no_line_of_a_page_breaks_within_a_flag():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gptjax import cli
+from gptjax import cli, sample
 from gptjax.config import overrides, synonyms
 from gptjax.config.schema import Config
 from gptjax.configs import registry
@@ -77,3 +77,9 @@ def test_other_flags_and_bare_words(capsys, word, answer):
 def test_aliases():
     assert registry.config("gpt2") == registry.config("gpt2_124m")
     assert registry.config("openai-gpt") == registry.config("gpt1")
+
+
+def test_transformers_word_for_sampling(capsys):
+    with pytest.raises(SystemExit):
+        sample.main(["--model=x", "--do_sample"])
+    assert "--do_sample: that is --temperature here" in capsys.readouterr().err
