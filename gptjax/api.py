@@ -184,10 +184,13 @@ def make_train_step(config: Config, params: Any = None) -> tuple[TrainState, Ste
     if config.data.document_attention == "mask":
         end_of_text = build.build(config.data.tokenizer).end_of_text
     train_step = step.build(config, jax.devices()[0].platform, mesh, end_of_text)
+    if params is not None:
+        shapes = state.abstract_state(config, train_step.model, train_step.tx, mesh)
+        params = _copy_params(params, shapes.params)
     with jax.set_mesh(mesh):
         train_state = state.init_sharded(config, train_step.model, train_step.tx, mesh)
     if params is not None:
-        train_state = train_state.replace(params=_copy_params(params, train_state.params))
+        train_state = train_state.replace(params=params)
     jitted = jax.jit(
         train_step,
         donate_argnums=0,

@@ -324,7 +324,9 @@ class LanguageModel(open_model.LoadedModel):
         arguments.check_int("layer", layer, -n, n - 1)
         tokens_BT = self._check_tokens(tokens)
         length = tokens_BT.shape[1]
-        weights = _attention_weights(self.inference_model, self._pad(tokens_BT), layer % n)
+        layer, lm = layer % n, self.inference_model
+        x_BTD = _hidden_states(lm, self._pad(tokens_BT))[layer]  # one program for all layers
+        weights = _attention_weights(lm, x_BTD, layer)
         weights = weights[:, :, :length, :length]
         return weights if np.ndim(tokens) == 2 else weights[0]
 

@@ -36,11 +36,11 @@ def hidden_states(lm: InferenceModel, tokens_BT: jax.Array) -> tuple[jax.Array, 
 
 
 @shaped
-def attention_weights(lm: InferenceModel, tokens_BT: jax.Array, layer: int) -> jax.Array:
-    """float32 (B, N, T, S): how much each head of layer `layer` (from 0) weighs key s for query t,
-    by the reference implementation on the layer's own queries and keys. 0 outside the layer's
-    pattern."""
-    q_BTNH, k_BTNH, _ = qkv(lm, hidden_states(lm, tokens_BT)[layer], layer)
+def attention_weights(lm: InferenceModel, x_BTD: jax.Array, layer: int) -> jax.Array:
+    """float32 (B, N, T, S): how much each head of layer `layer` (from 0), whose input is x_BTD,
+    weighs key s for query t, by the reference implementation on the layer's own queries and keys.
+    0 outside the layer's pattern."""
+    q_BTNH, k_BTNH, _ = qkv(lm, x_BTD, layer)
     return reference.weights(q_BTNH, k_BTNH, _block(lm, layer)[2])
 
 

@@ -1,5 +1,6 @@
 """The train state: parameters, optimizer state and counters, initialized in shards."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -49,7 +50,13 @@ def abstract_state(
 ) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state as jax.ShapeDtypeStructs; nothing is
     allocated."""
-    shapes = jax.eval_shape(lambda: init_state(config, model, tx))
+    return _abstract(lambda: init_state(config, model, tx), config, mesh)
+
+
+def _abstract(
+    init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
+) -> TrainState:
+    shapes = jax.eval_shape(init)
     shardings = rules.shardings(shapes, rules.PRESETS[config.mesh.sharding], mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -60,5 +67,9 @@ def init_sharded(
     config: schema.Config, model: gpt.GPT, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
     """Returns the state before the first step, each leaf created on the devices that hold it."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, model, tx, mesh))
-    return jax.jit(lambda: init_state(config, model, tx), out_shardings=shardings)()
+
+    def init():  # one function for both calls below, for which jax traces it once
+        return init_state(config, model, tx)
+
+    shardings = jax.tree.map(lambda x: x.sharding, _abstract(init, config, mesh))
+    return jax.jit(init, out_shardings=shardings)()

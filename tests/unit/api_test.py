@@ -71,8 +71,8 @@ def test_configs_are_the_recipes():
 # --- load ---------------------------------------------------------------------------------------
 
 
-def test_a_run_and_its_export_are_the_same_model(text_run, one_device, tmp_path):
-    run = gptjax.load(text_run[1])
+def test_a_run_and_its_export_are_the_same_model(text_run, text_model, one_device, tmp_path):
+    run = text_model
     assert (run.kind, run.description, run.config.name) == ("a run of gptjax", "step 2", "smoke")
     banded = "model.attention=(Banded(window=3),)"
     with pytest.raises(ValueError, match="belong to the parameters of .* and cannot be changed"):
@@ -89,8 +89,8 @@ def test_a_run_and_its_export_are_the_same_model(text_run, one_device, tmp_path)
     )
 
 
-def test_a_checkpoint_is_chosen_by_its_step(text_run, one_device, tmp_path):
-    first, newest = gptjax.load(text_run[1], step=1), gptjax.load(str(text_run[1]))
+def test_a_checkpoint_is_chosen_by_its_step(text_run, text_model, one_device, tmp_path):
+    first, newest = gptjax.load(str(text_run[1]), step=1), text_model
     assert (first.description, newest.description) == ("step 1", "step 2")
     assert first.digest != newest.digest
     for step in (0, 3):
@@ -112,12 +112,11 @@ def test_a_checkpoint_that_is_passed_over_is_a_warning(text_run, one_device, tmp
         gptjax.load(run, step=2)
 
 
-def test_dtype_and_kernel_are_as_asked_for(text_run, one_device):
+def test_dtype_and_kernel_are_as_asked_for(text_run, text_model, one_device):
     m = gptjax.load(text_run[1], "compute.attention_kernel=reference", dtype="bfloat16")
     policy = m.train_step.model.execution_policy
     assert (policy.kernel, policy.dtype.__name__) == ("reference", "bfloat16")
-    exact = gptjax.load(text_run[1])
-    difference = np.abs(m.logits([1, 2, 3]) - exact.logits([1, 2, 3])).max()
+    difference = np.abs(m.logits([1, 2, 3]) - text_model.logits([1, 2, 3])).max()
     assert 0 < difference < 0.1
     for given, line in (({"dtype": "float16"}, "float16"), ({"dtype": "int8"}, "int8")):
         with pytest.raises(ValueError, match=line):
@@ -176,19 +175,17 @@ def smoke(text, *assignments: str):
     )
 
 
-def test_train_is_the_program(text_run, one_device, tmp_path, capsys):
+def test_train_is_the_program(text_run, text_model, one_device, tmp_path, capsys):
     """The same losses bit for bit; the same call goes on; a run that gave up is an error."""
-    text = text_run[0]
-    assert short_run.go(text, tmp_path / "program", "train.steps=3") == 0
-    run = gptjax.train(smoke(text, "train.steps=3"), tmp_path / "called")
-    assert short_run.curve(tmp_path / "called") == short_run.curve(tmp_path / "program")
-    assert run.metrics == events.read(tmp_path / "called") and run.config.train.steps == 3
-    assert run.model.digest == gptjax.load(tmp_path / "program").digest
-    assert (
-        gptjax.train(smoke(text, "train.steps=4"), str(tmp_path / "called")).metrics[-1]["step"]
-        == 4
-    )
-    assert "continuing from step 3 of 4" in capsys.readouterr().out
+    text, program = text_run
+    changes = ("model.n_layers=2", "loop.every_save=1")
+    run = gptjax.train(smoke(text, *changes, "train.steps=2"), tmp_path / "called")
+    assert short_run.curve(tmp_path / "called") == short_run.curve(program)
+    assert run.metrics == events.read(tmp_path / "called") and run.config.train.steps == 2
+    assert run.model.digest == text_model.digest
+    longer = gptjax.train(smoke(text, *changes, "train.steps=3"), str(tmp_path / "called"))
+    assert longer.metrics[-1]["step"] == 3
+    assert "continuing from step 2 of 3" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds a run of another config|is of another config"):
         gptjax.train(smoke(text, "seed=1"), tmp_path / "called")
 
@@ -276,8 +273,8 @@ def test_a_step_is_that_of_training(one_device):
     assert losses[0] == losses[1]
 
 
-def test_a_step_begins_with_the_parameters_of_a_model(text_run, one_device):
-    m = gptjax.load(text_run[1])
+def test_a_step_begins_with_the_parameters_of_a_model(text_model, one_device):
+    m = text_model
     state, step_fn = gptjax.make_train_step(m.config, m.params)
     row = np.array([[*b"1 and 2 make 3. 2 and 3 make 5. 3"]], np.uint8)
     expected = m.score("1")  # the model's own parameters are copied, not consumed
@@ -292,7 +289,7 @@ def test_a_step_begins_with_the_parameters_of_a_model(text_run, one_device):
 
 @functools.cache
 def eight_devices():
-    return gptjax.make_train_step(tiny.config())[1]
+    return gptjax.make_train_step(tiny.config(n_layers=1, attention=(schema.Dense(),)))[1]
 
 
 @pytest.mark.parametrize("tokens, line", [
@@ -327,6 +324,15 @@ def test_every_example_of_the_documentation_runs(text_run, one_device, monkeypat
     lines = [f"{n} and {n + 1} make {2 * n + 1}. " * 9 for n in range(200)]
     corpus = [Document(line, line, 0.0) for line in lines]
     monkeypatch.setattr(stdlib_corpus, "documents", lambda: iter(corpus))
+    opened, open_model = {}, api.open_model.open_model
+
+    def open_once(*args, log, checkpoint_step):
+        """Most examples begin with the same model."""
+        if (wanted := (*args, checkpoint_step)) not in opened:
+            opened[wanted] = open_model(*args, log=log, checkpoint_step=checkpoint_step)
+        return opened[wanted]
+
+    monkeypatch.setattr(api.open_model, "open_model", open_once)
     finder = doctest.DocTestFinder(exclude_empty=False)
     tests = [
         t

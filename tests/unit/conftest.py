@@ -2,6 +2,7 @@
 
 import pytest
 
+import gptjax
 from tests import short_run, tiny
 
 
@@ -23,3 +24,11 @@ def text_run(tmp_path_factory):
         tiny.limit_devices(patch, 1)
         assert short_run.go(folder / "text.txt", run, *changes) == 0
     return folder / "text.txt", run
+
+
+@pytest.fixture(scope="session")
+def text_model(text_run):
+    """The model of that run, on one device, opened once."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.limit_devices(patch, 1)
+        return gptjax.load(text_run[1])

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gptjax
 from gptjax import evaluate, sample
 from gptjax.config import schema
 from gptjax.data.tokenizers import build
@@ -19,25 +18,36 @@ from gptjax.language_model import LanguageModel
 from gptjax.model import activations, gpt, inference, layers
 from gptjax.model.attention import patterns
 from gptjax.report import console
-from gptjax.sharding import rules
+from gptjax.sharding import device_mesh, rules
+from gptjax.training import state, step
+from gptjax.weights import open_model
 from tests import tiny
 
 N_CTX = 24
-GPT1 = {"norm": "post", "attention": (schema.Dense(),), "n_layers": 2}
-EVERY = {"attention": tiny.PATTERNS}
+KINDS = {
+    "every pattern": {"attention": tiny.PATTERNS},
+    "gpt1": {"norm": "post", "attention": (schema.Dense(),), "n_layers": 2},
+    "one layer": {"attention": (schema.Dense(),), "n_layers": 1},
+}
 TEXT = "the first, the second and the third"
 
 
 @functools.cache
 def model(kind: str = "every pattern") -> LanguageModel:
-    """A random model of bytes, one layer of each pattern or GPT-1's, whose logits are far from
-    uniform."""
-    c = tiny.config(n_vocab=257, n_ctx=N_CTX, **{"every pattern": EVERY, "gpt1": GPT1}[kind])
-    mesh, train_step, state = tiny.make_step(c)
+    """A random model of bytes (config.name is its kind), whose logits are far from uniform."""
+    c = tiny.config(n_vocab=257, n_ctx=N_CTX, **KINDS[kind])
+    c = dataclasses.replace(c, name=kind)
+    mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
+    train_step = step.build(c, "cpu", mesh, None)
+    shapes = state.abstract_state(c, train_step.model, train_step.tx, mesh).params
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), state.params
-    )
+
+    def draw(path, x):
+        """Around 1 for the gains of layer norms, else around 0."""
+        y = 0.3 * rng.normal(size=x.shape).astype(np.float32) + float(path[-1].key == "gain_D")
+        return jax.device_put(y.astype(np.float32), x.sharding)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
     return LanguageModel("random", c, build.ByteTokenizer(), mesh, train_step, params)
 
 
@@ -58,8 +68,7 @@ def forward(m: LanguageModel, tokens) -> np.ndarray:
     tokens_BT = np.asarray(tokens, np.int32)
     length = tokens_BT.shape[1]
     tokens_BT = np.pad(tokens_BT, ((0, 0), (0, N_CTX - length)))
-    kind = "gpt1" if m.config.model.norm == "post" else "every pattern"
-    return np.asarray(jitted_forward(kind)(m.params, tokens_BT))[:, :length, :257]
+    return np.asarray(jitted_forward(m.config.name)(m.params, tokens_BT))[:, :length, :257]
 
 
 def log_probs(m: LanguageModel, tokens) -> np.ndarray:
@@ -188,12 +197,18 @@ def test_greedy_text_is_the_likeliest_token_again_and_again():
     assert len(ids) > 8
     text = m.generate("the ", max_new_tokens=12, temperature=0)
     assert text == m.tokenizer.decode(ids).removeprefix("the ")
-    assert m.generate("the ", max_new_tokens=12, top_k=1) == text
-    assert m.generate("the ", max_new_tokens=12, top_p=1e-6) == text
+
+
+@pytest.mark.parametrize("one_token", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_sampling_among_one_token_is_greedy(one_token):
+    m = model("one layer")
+    greedy = m.generate("the ", max_new_tokens=12, temperature=0)
+    assert m.generate("the ", max_new_tokens=12, **one_token) == greedy
+    assert m.generate("the ", max_new_tokens=12) != greedy
 
 
 def test_pieces_are_the_text_and_stop_ends_it():
-    m = model()
+    m = model("one layer")
     options = {"max_new_tokens": 16, "seed": 3}
     text = m.generate("the ", **options)
     pieces = list(m.generate("the ", **options, stream=True))
@@ -216,6 +231,7 @@ def test_pieces_are_the_text_and_stop_ends_it():
     before = text[: text.index(stop)]
     assert m.generate("the ", **options, stop=stop) == before
     assert m.generate("the ", **options, stop=["never seen", stop]) == before
+    assert 3 * stop not in text and m.generate("the ", **options, stop=3 * stop) == text
 
 
 def test_an_empty_prompt_begins_as_texts_do():
@@ -226,8 +242,9 @@ def test_an_empty_prompt_begins_as_texts_do():
 
 
 @pytest.fixture
-def sampled(text_run, one_device, monkeypatch):
+def sampled(text_run, text_model, one_device, monkeypatch):
     """What python -m gptjax.sample shows of the run: texts, each after its prompt."""
+    monkeypatch.setattr(open_model, "open_model", lambda *args, **options: text_model)
 
     def run(*flags: str) -> list[str]:
         pieces, texts = [], []
@@ -246,8 +263,8 @@ def sampled(text_run, one_device, monkeypatch):
     (["--temperature=0.7", "--top_k=9", "--seed=5"], {"temperature": 0.7, "top_k": 9, "seed": 5}),
     pytest.param(["--top_p=0.5", "--stop=a"], {"top_p": 0.5, "stop": "a"}, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_text_is_that_of_the_program_with_the_same_options(flags, options, text_run, sampled):
-    m = gptjax.load(text_run[1])
+def test_text_is_that_of_the_program_with_the_same_options(flags, options, text_model, sampled):
+    m = text_model
     alone = m.generate("7 and", max_new_tokens=12, **options)
     assert sampled("--max_new_tokens=12", *flags) == ["7 and" + alone]
     both = m.generate(["7 and"] * 2, max_new_tokens=12, **options)
@@ -256,14 +273,16 @@ def test_text_is_that_of_the_program_with_the_same_options(flags, options, text_
     ]
 
 
-def test_a_beam_search_is_the_programs(text_run, sampled):
-    m = gptjax.load(text_run[1])
-    (best, _) = sampled(
-        "--max_new_tokens=6", "--num_beams=3", "--length_penalty=0.2", "--num_samples=2"
-    )
-    assert "7 and" + m.generate("7 and", max_new_tokens=6, num_beams=3, length_penalty=0.2) == best
-    pair = m.generate(["7 and", "the"], max_new_tokens=6, num_beams=3, length_penalty=0.2)
-    assert "7 and" + pair[0] == best and len(pair) == 2
+def test_a_beam_search_is_the_programs(text_model, sampled):
+    """Of several prompts in their own order, not that of their lengths."""
+    m, options = text_model, {"max_new_tokens": 6, "num_beams": 3, "stop": " "}
+    flags = "--max_new_tokens=6", "--num_beams=3", "--stop= ", "--length_penalty=3"
+    (best, _) = sampled(*flags, "--num_samples=2")
+    text = m.generate("7 and", **options, length_penalty=3)
+    assert "7 and" + text == best
+    assert len(m.generate("7 and", **options)) < len(text)
+    pair = m.generate(["the", "7 and"], **options, length_penalty=3)
+    assert pair == [m.generate("the", **options, length_penalty=3), text] and pair[0] != text
 
 
 @pytest.mark.parametrize("options, line", [
@@ -365,7 +384,7 @@ def test_a_text_that_cannot_be_scored_is_one_line(text, options, line):
         model().score(text, **options)
 
 
-def test_scores_are_evaluates(text_run, one_device, tmp_path):
+def test_scores_are_evaluates(text_run, text_model, one_device, tmp_path):
     text, run = text_run
     (tmp_path / "part.txt").write_text(text.read_text()[:300])
     evaluate.main(
@@ -374,7 +393,7 @@ def test_scores_are_evaluates(text_run, one_device, tmp_path):
     (file,) = (tmp_path / "out").glob("text-*.json")
     record = json.loads(file.read_text())
     record = record.get("record", record)
-    score = gptjax.load(run).score(text.read_text()[:300])
+    score = text_model.score(text.read_text()[:300])
     assert (-score.log_likelihood, score.loss, score.bits_per_byte) == (
         record["nats"], record["loss"], record["bits_per_byte"],
     )  # fmt: skip
@@ -390,13 +409,13 @@ def test_other_parameters_make_another_model():
     assert zeros.score("ab").loss == pytest.approx(np.log(257), abs=1e-5)
 
 
-@pytest.mark.parametrize("ask", [
-    lambda m: m.generate("a"),
-    lambda m: m.loglikelihood("a", "b"),
-    lambda m: m.score("a"),
+@pytest.mark.parametrize("kind, ask", [
+    ("one layer", lambda m: m.generate("a")),
+    ("every pattern", lambda m: m.loglikelihood("a", "b")),
+    ("every pattern", lambda m: m.score("a")),
 ])  # fmt: skip
-def test_a_model_of_nan_says_so(ask):
-    m = model()
+def test_a_model_of_nan_says_so(kind, ask):
+    m = model(kind)
     broken = dataclasses.replace(m, params=jax.tree.map(lambda x: x * float("nan"), m.params))
     with pytest.raises(inference.NonFiniteLogits):
         ask(broken)
