@@ -52,14 +52,19 @@ IGNORED_SETTINGS = ("batch_size", "max_batch_size", "device")
 @registry.register_model("gptjax")
 class GptJaxLM(model.TemplateLM):
     """The model interface of lm_eval. A text follows the token that texts start with (end-of-text,
-    or GPT-1's newline), as does an empty context. Raises ValueError for weights that cannot be
-    read.
+    or GPT-1's newline), as does an empty context.
 
-    pretrained: a run, or a folder of weights; settings: fields of its config.
+    pretrained: a run, or a folder of weights; settings: fields of its config. Raises ValueError
+    for weights that cannot be read, and without `pretrained`.
     """
 
-    def __init__(self, pretrained: str, **settings: Any):
+    def __init__(self, pretrained: str = "", **settings: Any):
         super().__init__()
+        if not pretrained:
+            raise ValueError(
+                "model_args names no model: give pretrained=DIR, a run of gptjax or a folder of "
+                "weights"
+            )
         assignments = [
             f"{path}={value}" for path, value in settings.items() if path not in IGNORED_SETTINGS
         ]

@@ -156,6 +156,18 @@ def request(kind: str, *arguments):
     )
 
 
+@pytest.mark.parametrize("settings", [{"run": "runs/nano"}, {"device": "cpu"}, {}])
+def test_a_model_that_is_not_named_is_one_line(settings):
+    """lm_eval shows a TypeError of a missing argument with its trace."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapper = importlib.import_module("gptjax.lm_eval").GptJaxLM
+    with pytest.raises(
+        ValueError, match="^model_args names no model: give pretrained=DIR, [^\\n]*$"
+    ):
+        wrapper(**settings)
+
+
 def test_settings_that_change_nothing_end_nothing(ours):
     plain = {"until": ["\n"], "max_gen_toks": 5}
     more = [
