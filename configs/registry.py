@@ -25,10 +25,14 @@ from gptjax.config import parse
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Sweep
+from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
-from gptjax.configs import ladder, small, sweeps
 
-CONFIGS = {**small.CONFIGS, **ladder.CONFIGS}  # name -> a function that returns a Config
+CONFIGS = {
+    **small.CONFIGS,
+    **ladder.CONFIGS,
+    **families.CONFIGS,
+}  # name -> a function that returns a Config
 FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
 Recipe = TypeVar("Recipe", Config, Finetuning, Sweep)
 KINDS = {

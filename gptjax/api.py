@@ -181,7 +181,7 @@ def make_train_step(config: Config, params: Any = None) -> tuple[TrainState, Ste
     mesh = device_mesh.make_mesh(config.mesh)
     rules.check(config, mesh)
     end_of_text = None
-    if config.data.document_attention == "mask":
+    if config.data.separates_documents:
         end_of_text = build.build(config.data.tokenizer).end_of_text
     train_step = step.build(config, jax.devices()[0].platform, mesh, end_of_text)
     if params is not None:

@@ -129,7 +129,10 @@ def plan_config(config: Config) -> dict[str, Any]:
         "name": config.name,
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
+        "n_kv_heads": model.n_kv_heads,
+        "d_head": model.d_head,
         "d_model": model.d_model,
+        "d_ff": model.d_ff,
         "n_ctx": model.n_ctx,
         "n_vocab": model.n_vocab,
         "params": count.parameters(model),
@@ -161,7 +164,7 @@ def plan_config(config: Config) -> dict[str, Any]:
 
 
 def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
-    layers = config.model.attention.count(pattern) * config.model.n_periods
+    layers = count.layer_counts(config.model)[pattern]
     return {
         "kind": repr(pattern),
         "layers": layers,
@@ -224,14 +227,18 @@ def render_plan(p: dict[str, Any]) -> str:
     ]
     shape = (
         f"{p['n_layers']} layers, {p['d_model']:,} wide, {p['n_heads']} heads, context "
-        f"{p['n_ctx']:,}, vocabulary {p['n_vocab']:,}"
+        f"{p['n_ctx']:,}"
     )
+    is_gpt = (p["n_kv_heads"], p["d_ff"]) == (p["n_heads"], 4 * p["d_model"])
+    if not is_gpt:
+        shape += f"\n  {p['n_kv_heads']} key and value heads, {p['d_head']} wide, MLP {p['d_ff']:,}"
+    shape += f", vocabulary {p['n_vocab']:,}"
     return "\n".join(
         [
             f"{p['name']}: {shape}",
             "",
             *(
-                f"{a:<37}{b:>17}  {c:>22}".rstrip()
+                f"{_pad_name(a)}{b:>17}  {c:>22}".rstrip()
                 for a, b, c in (row or ("", "", "") for row in rows)
             ),
         ]
@@ -258,6 +265,11 @@ def render_list(plans: list[dict[str, Any]]) -> str:
             "shows one in full.",
         ]
     )
+
+
+def _pad_name(name: str) -> str:
+    """The first column of a row; a name too long for it stands on a line of its own."""
+    return f"{name:<37}" if len(name) < 37 else f"{name}\n{'':37}"
 
 
 def _layers_label(kind: dict[str, Any]) -> str:

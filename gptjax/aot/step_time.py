@@ -108,15 +108,16 @@ def kernel_seconds(compiled: compile.CompiledStep) -> float:
         return 0.0
     forward = 1 if "attention" in config.compute.saved_names else 2
     flops = 0.0
-    for pattern in model.attention:
+    for pattern, n_layers in count.layer_counts(model).items():
         visited_pairs = tpu_splash.pairs_by_kernel(pattern, model.n_ctx)
         products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited_pairs else 5, "dq": 3}
         flops += (
-            sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items())
+            n_layers
+            * sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items())
             * -(-model.d_head // LANES)
             * LANES
         )
-    heads = model.n_periods * config.batch_rows * model.n_heads / compiled.mesh.size
+    heads = config.batch_rows * model.n_heads / compiled.mesh.size
     return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
 
 

@@ -7,14 +7,14 @@ from gptjax.config.record import Bounds, record
 
 Devices = Annotated[int, Bounds(-1, 10**6)]
 
-# Activations that a rematerialized layer may save in addition to its input, with their size in
-# d_model values per token. compute.remat joins names with "+".
-REMAT_NAMES = {
-    "attention": 1,  # outputs of the heads, before the output projection
-    "qkv": 3,  # queries, keys and values
-    "mid": 1,  # the residual stream between attention and MLP
-    "up": 4,  # hidden units before their GELU
-}
+# Activations that a rematerialized layer may save in addition to its input.
+# compute.remat joins names with "+".
+REMAT_NAMES = (
+    "attention",  # outputs of the heads, before the output projection
+    "qkv",  # queries, keys and values
+    "mid",  # the residual stream between attention and MLP
+    "up",  # hidden units before their activation, and those of the gate
+)
 
 
 @record

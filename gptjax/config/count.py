@@ -1,16 +1,28 @@
 """Parameters, FLOPs and bytes of a model, computed from its config alone.
 
-FLOPs of one token in a full row of n_ctx: two per weight of a matmul and, in attention, 4 d_model
-for each key that a query sees (a score and a weighted value), so that causal and banded layers are
-counted at their true cost. Biases, norms, softmax and look-ups are not counted. The backward pass
-costs twice the forward pass. MFU = train_flops_per_token x tokens per second / (devices x peak
-FLOPs per second of one); recomputation does not count.
+FLOPs of one token in a full row of n_ctx: two per weight of a matmul and, in attention, 4 n_heads
+d_head for each key that a query sees (a score and a weighted value), so that causal and banded
+layers are counted at their true cost. Biases, norms, softmax and look-ups are not counted. The
+backward pass costs twice the forward pass. MFU = train_flops_per_token x tokens per second /
+(devices x peak FLOPs per second of one); recomputation does not count.
 """
 
+import collections
 from typing import Literal, assert_never
 
+from gptjax.config import parameter_shapes
 from gptjax.config.compute import REMAT_NAMES
-from gptjax.config.schema import Attention, Banded, Config, Dense, Fixed, Model, Strided
+from gptjax.config.layer import GELU
+from gptjax.config.schema import (
+    Attention,
+    Banded,
+    BlockSparse,
+    Config,
+    Dense,
+    Fixed,
+    Model,
+    Strided,
+)
 
 PF_DAY = 8.64e19  # FLOPs: 1e15 per second for a day (GPT-3 Appendix D)
 LOSS_CHUNK_BYTES = 256 * 2**20  # of logits materialized at a time by training/loss.py
@@ -20,25 +32,26 @@ LOSS_CHUNK_BYTES = 256 * 2**20  # of logits materialized at a time by training/l
 
 
 def parameters(model: Model) -> int:
-    """Number of trained parameters, including the token and position tables but not the
-    vocabulary's padding.
-    """
-    return non_embedding_parameters(model) + (model.n_vocab + model.n_ctx) * model.d_model
+    """Number of trained parameters, including the tables but not the vocabulary's padding."""
+    shapes = parameter_shapes
+    return non_embedding_parameters(model) + shapes.total(shapes.tables(model))
 
 
 def non_embedding_parameters(model: Model) -> int:
-    """Number of parameters without the two tables: 12 d^2 weights and 13 d biases and norms per
-    layer, and a final layer norm if pre-LN.
-    """
-    d = model.d_model
-    return model.n_layers * (12 * d * d + 13 * d) + (2 * d if model.norm == "pre" else 0)
+    """Number of parameters without the tables of tokens, positions and output: for GPT-3 12 d^2
+    weights and 13 d biases and norms per layer, and a final layer norm."""
+    shapes = parameter_shapes
+    layers = model.n_layers * shapes.total(shapes.layer_shapes(model))
+    return layers + shapes.total(shapes.final_norm(model))
 
 
 def padded_parameters(model: Model) -> int:
-    """Number of stored parameters: `parameters` plus the rows that pad the token table to a
-    multiple of 128.
+    """Number of stored parameters: `parameters` plus the rows that pad the token table, and that of
+    the output, to a multiple of 128.
     """
-    return parameters(model) + (model.n_vocab_padded - model.n_vocab) * model.d_model
+    n_tables = 1 if model.tied_output else 2
+    padding = n_tables * (model.n_vocab_padded - model.n_vocab) * model.d_model
+    return parameters(model) + padding
 
 
 # --- FLOPs ----------------------------------------------------------------------------------------
@@ -69,16 +82,34 @@ def attention_pairs(pattern: Attention, n_ctx: int) -> int:
                 + rest * (rest + 1) // 2
                 + c * (b * (blocks * (blocks - 1) // 2) + rest * blocks)
             )
+        # Blocks before the local ones are seen every stride-th: by the average head, one in stride.
+        case BlockSparse():
+            return round(_block_sparse_pairs(pattern, n_ctx))
         case _:
             assert_never(pattern)
 
 
+def _block_sparse_pairs(pattern: BlockSparse, n_ctx: int) -> float:
+    """Pairs of BlockSparse, averaged over `stride` heads."""
+    b, n_local, pairs = pattern.block, pattern.local_blocks, 0.0
+    for number, start in enumerate(range(0, n_ctx, b)):  # blocks of queries
+        rows = min(b, n_ctx - start)
+        n_before = min(number, n_local - 1)
+        pairs += rows * (rows + 1) / 2 + rows * b * n_before
+        pairs += rows * b * (number - n_before) / pattern.stride
+    return pairs
+
+
 def layer_flops(model: Model, pattern: Attention) -> float:
     """Forward FLOPs per token of one layer whose attention has this pattern."""
-    return (
-        2 * 12 * model.d_model**2
-        + 4 * model.d_model * attention_pairs(pattern, model.n_ctx) / model.n_ctx
-    )
+    weights = parameter_shapes.matmul_weights(parameter_shapes.layer_shapes(model))
+    return 2 * weights + 2 * _score_flops(model, pattern)
+
+
+def _score_flops(model: Model, pattern: Attention) -> float:
+    """FLOPs per token of the scores, or of the weighted values."""
+    pairs = attention_pairs(pattern, model.n_ctx)
+    return 2 * model.n_heads * model.d_head * pairs / model.n_ctx
 
 
 def logits_flops(model: Model) -> float:
@@ -88,9 +119,14 @@ def logits_flops(model: Model) -> float:
 
 def forward_flops_per_token(model: Model) -> float:
     """Forward FLOPs per token of the whole model."""
-    return model.n_periods * sum(
-        layer_flops(model, pattern) for pattern in model.attention
-    ) + logits_flops(model)
+    flops = sum(n * layer_flops(model, pattern) for pattern, n in layer_counts(model).items())
+    return flops + logits_flops(model)
+
+
+def layer_counts(model: Model) -> dict[Attention, int]:
+    """Number of layers of each attention pattern."""
+    patterns = [model.attention[i % len(model.attention)] for i in range(model.n_layers)]
+    return dict(collections.Counter(patterns))
 
 
 def train_flops_per_token(model: Model) -> float:
@@ -100,21 +136,29 @@ def train_flops_per_token(model: Model) -> float:
 
 def hardware_flops_per_token(config: Config) -> float:
     """`train_flops_per_token` plus the FLOPs that the remat policy recomputes."""
-    model, d = config.model, config.model.d_model
+    model, compute = config.model, config.compute
+    if compute.remat == "none":
+        return train_flops_per_token(model)
+    attention = parameter_shapes.attention_shapes(model)
+    # The last matmul is never recomputed.
+    weights = {
+        "qkv": {name: shape for name, shape in attention.items() if "/qkv/" in name},
+        "mid": {name: shape for name, shape in attention.items() if "/out/" in name},
+        "up": {
+            name: shape
+            for name, shape in parameter_shapes.mlp_shapes(model).items()
+            if "/down/" not in name
+        },
+    }
+    flops = {n: 2 * parameter_shapes.matmul_weights(shapes) for n, shapes in weights.items()}
 
     def recompute_flops(pattern: Attention) -> float:
-        # Scores are never saved; the last matmul is never recomputed.
-        scores = 2 * d * attention_pairs(pattern, model.n_ctx) / model.n_ctx
-        flops = {"attention": scores, "qkv": 6 * d * d, "mid": 2 * d * d, "up": 8 * d * d}
-        return (
-            0.0
-            if config.compute.remat == "none"
-            else scores
-            + sum(flops[name] for name in REMAT_NAMES if name not in config.compute.saved_names)
-        )
+        scores = _score_flops(model, pattern)  # never saved
+        names = [name for name in REMAT_NAMES if name not in compute.saved_names]
+        return scores + sum(scores if name == "attention" else flops[name] for name in names)
 
-    return train_flops_per_token(model) + model.n_periods * sum(
-        recompute_flops(pattern) for pattern in model.attention
+    return train_flops_per_token(model) + sum(
+        n * recompute_flops(pattern) for pattern, n in layer_counts(model).items()
     )
 
 
@@ -159,7 +203,8 @@ def activation_bytes(
     scores: whether attention scores are saved, as the reference does, or not, as with flash
     kernels. dtype None: that of the config, with "auto" taken as float32, the larger.
 
-    Per token and layer, with a the width of dtype: 24 a d_model (inputs of matmuls 16, of GELU 8)
+    Per token and layer, with a the width of dtype: for GPT 24 a d_model (inputs of matmuls 16, of
+    GELU 8), else as many for each unit of q, k and v, of d_model and of d_ff,
     and 12 n_heads n_ctx (scores, their exponentials and weights, float32). remat "none" saves this
     for every layer. Other policies save it only for the layer being computed, and for every layer
     its input (a d_model) and the activations in compute.remat. Dropout adds random bits and a copy.
@@ -170,21 +215,36 @@ def activation_bytes(
     dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
     width = {"float32": 4, "bfloat16": 2}[dtype]
     pairs = model.n_heads * model.n_ctx if scores else 0
-    layer = 24 * width * model.d_model + 12 * pairs
+    widths = saved_widths(model)
+    layer = width * (5 * model.d_model + widths["qkv"] + 4 * widths["up"]) + 12 * pairs
+    if model.norm == "both":
+        layer += 2 * width * model.d_model
     layer += (4 + width) * (
         (2 * model.d_model if dropout.residual else 0) + (pairs if dropout.attention else 0)
     )
     saved_bytes = (
         layer
         if remat == "none"
-        else width
-        * model.d_model
-        * (1 + sum(REMAT_NAMES[name] for name in config.compute.saved_names))
+        else width * (model.d_model + sum(widths[name] for name in config.compute.saved_names))
     )
     active_bytes = 0 if remat == "none" else layer
     tokens = rows * model.n_ctx
     loss = 2 * min(LOSS_CHUNK_BYTES, 4 * tokens * model.n_vocab_padded)
     return tokens * (model.n_layers * saved_bytes + active_bytes + 6 * width * model.d_model) + loss
+
+
+def saved_widths(model: Model) -> dict[str, int]:
+    """Elements per token of each activation that compute.remat names."""
+    heads = model.n_heads * model.d_head
+    branches = 1 if isinstance(model.mlp, GELU) else 2
+    widths = {
+        "attention": heads,
+        "qkv": heads + 2 * model.n_kv_heads * model.d_head,
+        "mid": model.d_model,
+        "up": branches * model.d_ff,
+    }
+    assert widths.keys() == set(REMAT_NAMES)
+    return widths
 
 
 def activation_budget(model: Model, limit: int, in_use: int, n_shards: int) -> int:

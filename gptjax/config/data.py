@@ -100,7 +100,15 @@ class SentencePiece:
     from each source in proportion to its weight and spread evenly over it."""
 
 
-Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
+@record
+class TokenizerJson:
+    """Any tokenizer.json of Hugging Face's tokenizers library, as the families after GPT-3 have."""
+
+    path: str | None = None
+    """The file, or its folder; None: that which lies next to the weights."""
+
+
+Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson
 
 
 @record
@@ -142,6 +150,12 @@ class Data:
     """Text to token ids."""
     validation: ValidationSplit = ByDocument()
     """How validation text is held out."""
-    document_attention: Literal["attend", "mask"] = "attend"
+    document_attention: Literal["attend", "mask", "restart"] = "attend"
     """Whether a token attends to earlier documents of its row: attend, as GPT-3 section 2.2 and
-    Appendix B, or mask."""
+    Appendix B; mask: it does not, as Llama 3; restart: it does not, and positions begin at 0 in
+    each document."""
+
+    @property
+    def separates_documents(self) -> bool:
+        """Whether tokens attend to their own document only."""
+        return self.document_attention != "attend"

@@ -17,7 +17,7 @@ import typing
 from typing import Any, TypeVar
 
 from gptjax.config import legacy, parse, synonyms, values
-from gptjax.config.schema import Config
+from gptjax.config.schema import FAMILY_FIELDS, Config, Model
 
 Root = TypeVar("Root")
 
@@ -53,10 +53,33 @@ def override(config: Root, *assignments: str) -> Root:
 def flatten(config: Config) -> dict[str, Any]:
     """Returns every leaf path with its number, string or None; alternatives and tuples as text of
     the override grammar. JSON represents it exactly.
+
+    Fields in which model families differ are left out where they are GPT's, so that the stored
+    config of a GPT does not change when a family adds one.
     """
     return {
-        path: value if value is None or isinstance(value, int | float | str) else repr(value)
+        path: leaf
         for path, value in _leaves(config, "")
+        if (leaf := _json_value(value)) != _gpt_defaults().get(path, _NO_DEFAULT)
+    }
+
+
+_NO_DEFAULT = object()
+
+
+def _json_value(value: Any) -> Any:
+    return value if value is None or isinstance(value, int | float | str) else repr(value)
+
+
+@functools.cache
+def _gpt_defaults() -> dict[str, Any]:
+    """The leaves that `flatten` leaves out, with their values."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Model)}
+    return {
+        f"model.{path}": _json_value(functools.reduce(getattr, rest, defaults[name]))
+        for path, _ in _leaf_paths(Model, "")
+        for name, *rest in [path.split(".")]
+        if name in FAMILY_FIELDS
     }
 
 
@@ -64,7 +87,7 @@ def unflatten(leaves: dict[str, Any]) -> Config:
     """Inverse of `flatten`, also for leaves written by earlier versions. Raises ValueError for
     missing or unknown paths.
     """
-    leaves = legacy.translate(leaves)
+    leaves = _gpt_defaults() | legacy.translate(leaves)
     expected = dict(_leaf_paths(Config, ""))
     unknown = [path for path in leaves if path not in expected]
     missing = [path for path in expected if path not in leaves]

@@ -1,5 +1,5 @@
-"""The dataclasses that describe a run, and their validation. Those of its data are in data.py, of
-its devices and kernels in compute.py.
+"""The dataclasses that describe a run, and their validation. Those of its model are in
+model.py, of its data in data.py, of its devices and kernels in compute.py; all are found here.
 
 All are frozen and keyword-only: `dataclasses.replace` and `overrides.override` are the only ways to
 vary one. Alternatives are unions of small dataclasses (`Dense() | Banded(window=256)`), each
@@ -12,164 +12,34 @@ Every ValueError says what was given, what is allowed and what to do.
 from typing import Annotated, Literal
 
 from gptjax.config import parse
+from gptjax.config.attention import Attention, Banded, BlockSparse, Context, Dense, Fixed, Strided
 from gptjax.config.classification import ClassificationTask
 from gptjax.config.compute import Compute, Mesh
 from gptjax.config.data import Data
+from gptjax.config.layer import (
+    GELU,
+    MLP,
+    AttentionHeads,
+    ClampedSwiGLU,
+    GeGLU,
+    LayerNorm,
+    RMSNorm,
+    SwiGLU,
+)
+from gptjax.config.model import FAMILY_FIELDS, Dropout, Init, Model
+from gptjax.config.positions import (
+    Learned,
+    LinearScaling,
+    Llama31Scaling,
+    LongRope,
+    Position,
+    Rotary,
+    Yarn,
+)
 from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
 
-Context = Annotated[int, Bounds(1, 2**24)]  # tokens of a row
 Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
-
-# --- attention patterns: which keys may a query see? The predicates are in model/attention/patterns
-
-
-@record
-class Dense:
-    """Attention to every key up to the query itself."""
-
-
-@record
-class Banded:
-    """Attention to the last `window` keys, including the query's own (OpenAI's `local` mode: q - k
-    < window). GPT-3 section 2.1.
-    """
-
-    window: Context
-    """Keys that a query sees, its own included."""
-
-
-@record
-class Strided:
-    """Sparse Transformer's (1904.10509) strided attention with both heads merged: the last `stride`
-    keys, and every `stride`-th before them.
-    """
-
-    stride: Context
-    """Length of the recent window, and the distance between the keys seen before it."""
-
-
-@record
-class Fixed:
-    """Sparse Transformer's fixed attention with both heads merged: the query's own block, and the
-    last `summary` keys of each earlier block.
-    """
-
-    block: Context
-    """Tokens of a block."""
-    summary: Context
-    """Last columns of each earlier block that every later query sees; at most `block`."""
-
-    def __post_init__(self):
-        if self.summary > self.block:
-            raise ValueError(
-                f"Fixed.summary={self.summary} is more than block={self.block}: a summary is the "
-                "last columns of a block"
-            )
-
-
-Attention = Dense | Banded | Strided | Fixed
-
-
-# --- model ----------------------------------------------------------------------------------------
-
-
-@record
-class Init:
-    """Standard deviations of the normal initializers. Biases start at 0, layer norm gains at 1."""
-
-    weight: Positive = 0.02
-    """Standard deviation of all weight matrices."""
-    token: Positive = 0.02
-    """Standard deviation of the token table."""
-    position: Positive = 0.02
-    """Standard deviation of the position table."""
-    residual: Literal["flat", "depth_scaled"] = "flat"
-    """depth_scaled: the two output projections of a layer are divided by sqrt(2 n_layers) (GPT-2
-    section 2.3)."""
-
-
-@record
-class Dropout:
-    """Dropout probabilities: on the summed embeddings, on the attention weights, and at the end of
-    each residual branch.
-    """
-
-    embedding: Fraction = 0.0
-    """On the sum of token and position embeddings."""
-    attention: Fraction = 0.0
-    """On the attention weights, after the softmax."""
-    residual: Fraction = 0.0
-    """At the end of each residual branch."""
-
-
-@record
-class Model:
-    """A decoder-only Transformer with learned positions, biases everywhere, and output weights tied
-    to the token embedding.
-    """
-
-    n_layers: Annotated[int, Bounds(1, 10_000)]
-    """Transformer layers; a whole number of periods of `attention`."""
-    n_heads: Annotated[int, Bounds(1, 2**16)]
-    """Attention heads of a layer; divides d_model."""
-    d_model: Annotated[int, Bounds(1, 2**20)]
-    """Width of the residual stream; the MLP is four times as wide."""
-    n_vocab: Annotated[int, Bounds(1, 10**8)]
-    """Token ids: those of the tokenizer. The table is stored with rows up to a multiple of 128."""
-    n_ctx: Context
-    """Tokens of a row: the longest context."""
-    attention: tuple[Attention, ...] = (Dense(),)
-    """One period of the layers' attention patterns, repeated over depth."""
-    norm: Literal["pre", "post"] = "pre"
-    """pre: layer norm before each branch and after the last layer, as GPT-2 and GPT-3; post: after
-    each residual sum, as GPT-1."""
-    gelu: Literal["tanh", "erf", "sigmoid"] = "tanh"
-    """Form of the GELU. tanh: the approximation of all three papers' code; erf: exact; sigmoid: x *
-    sigmoid(1.702 x)."""
-    init: Init = Init()
-    """Standard deviations of the initial parameters."""
-    dropout: Dropout = Dropout()
-    """Dropout probabilities in training."""
-
-    def __post_init__(self):
-        if self.d_model % self.n_heads:
-            nearest = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
-            nearest = sorted(sorted(nearest, key=lambda n: abs(n - self.n_heads))[:4])
-            raise ValueError(
-                f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}; heads "
-                f"that do: {', '.join(map(str, nearest))}"
-            )
-        if not self.attention:
-            raise ValueError("model.attention=(): give at least one pattern, for example Dense()")
-        if self.n_layers % len(self.attention):
-            raise ValueError(
-                f"model.n_layers={self.n_layers} is not a whole number of periods of "
-                f"model.attention, which has {len(self.attention)} "
-                f"layers; change one of them"
-            )
-
-    @property
-    def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def d_ff(self) -> int:
-        """Width of the MLP: four times d_model in all three papers."""
-        return 4 * self.d_model
-
-    @property
-    def n_periods(self) -> int:
-        """Number of periods of the attention pattern."""
-        return self.n_layers // len(self.attention)
-
-    @property
-    def n_vocab_padded(self) -> int:
-        """Rows of the token table: n_vocab rounded up to a multiple of 128, so that it can be
-        sharded; the loss masks the rest.
-        """
-        return -(-self.n_vocab // 128) * 128
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ BATCH = TOKENS + "train.batch_tokens is rows * model.n_ctx"
 MICROBATCH = "train.batch_tokens is the whole batch; train.microbatch_rows is what is held at once"
 EPOCHS = TOKENS + "train.total_tokens is epochs * tokens of the text"
 DTYPE = "set compute.dtype=bfloat16 or float32; parameters are always float32"
-HEAD = "it is model.d_model / model.n_heads: set these"
+MLP_WIDTH = "it is part of model.mlp: GELU() is 4 * model.d_model wide, SwiGLU(d_ff=N) is N"
+ROTARY = "it is part of model.positions, for example Rotary(theta=500000)"
+RMS_NORM = "it is part of model.norm_type, for example RMSNorm(eps=1e-6)"
 RUN = "the run goes to --run_dir=DIR"
 DEVICE = "jax chooses the device: JAX_PLATFORMS=cpu in the environment forces the CPU"
 WANDB = "python -m gptjax.sweep send DIR logs runs to Weights & Biases"
@@ -32,11 +34,27 @@ FIELDS = {
     "num_heads": "model.n_heads",
     "num_attention_heads": "model.n_heads",
     "num_query_heads": "model.n_heads",
-    "head_dim": HEAD,
-    "kv_channels": HEAD,
-    "n_inner": "it is 4 * model.d_model, in all three papers",
-    "intermediate_size": "it is 4 * model.d_model, in all three papers",
-    "ffn_hidden_size": "it is 4 * model.d_model, in all three papers",
+    "head_dim": "model.heads.d_head",
+    "kv_channels": "model.heads.d_head",
+    "num_key_value_heads": "model.heads.n_kv_heads",
+    "num_kv_heads": "model.heads.n_kv_heads",
+    "base_num_kv_heads": "model.heads.n_kv_heads",
+    "n_query_groups": "model.heads.n_kv_heads",
+    "num_query_groups": "model.heads.n_kv_heads",
+    "query_pre_attn_scalar": "model.heads.query_scalar",
+    "attn_logit_softcapping": "model.heads.softcap",
+    "final_logit_softcapping": "model.logits_softcap",
+    "n_inner": MLP_WIDTH,
+    "intermediate_size": MLP_WIDTH,
+    "ffn_hidden_size": MLP_WIDTH,
+    "mlp_dim": MLP_WIDTH,
+    "rope_theta": ROTARY,
+    "rope_parameters": ROTARY,
+    "rope_scaling": ROTARY,
+    "rotary_base": ROTARY,
+    "rms_norm_eps": RMS_NORM,
+    "norm_eps": RMS_NORM,
+    "sliding_window": "model.attention is a period of patterns, for example Banded(window=4096)",
     "n_positions": "model.n_ctx",
     "max_position_embeddings": "model.n_ctx",
     "block_size": "model.n_ctx",
@@ -49,8 +67,11 @@ FIELDS = {
     "padded_vocab_size": "model.n_vocab",
     "activation_function": "model.gelu",
     "hidden_act": "model.gelu",
-    "tie_word_embeddings": "the output is always tied to the token embedding, as in the papers",
-    "bias": "biases are everywhere, as in the papers",
+    "tie_word_embeddings": "model.tied_output",
+    "tie_embeddings": "model.tied_output",
+    "bias": "model.biases",
+    "attention_bias": "model.biases",
+    "mlp_bias": "model.biases",
     "initializer_range": "model.init.weight",
     "init_method_std": "model.init.weight",
     "embd_pdrop": "model.dropout.embedding",

@@ -39,7 +39,9 @@ def open_dataset(
     if model_path is not None and not model_path.exists():
         check_sources(sources, separate, rule, print_line)
     tokenizer = run_tokenizer.resolve(spec, sources, rule, model_path, print_line)
-    if tokenizer.n_vocab != config.model.n_vocab:
+    # Token tables of families after GPT-3 have more rows than their tokenizers have ids.
+    is_padded = isinstance(spec, data.TokenizerJson) and tokenizer.n_vocab < config.model.n_vocab
+    if tokenizer.n_vocab != config.model.n_vocab and not is_padded:
         raise ValueError(
             f"the tokenizer {spec} has {tokenizer.n_vocab:,} ids but "
             f"model.n_vocab={config.model.n_vocab:,}: "

@@ -53,8 +53,8 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
     if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
         execution_policy = dataclasses.replace(execution_policy, dtype=jnp.float32)
 
-    def cast_weight(path, x):  # layer norms are computed in float32 whatever the rest is
-        if trees.leaf_name(path).rpartition("/")[2].startswith(("gain", "bias")):
+    def cast_weight(path, x):  # norms and sinks are computed in float32 whatever the rest is
+        if trees.leaf_name(path).rpartition("/")[2].startswith(("gain", "bias", "sink")):
             return x
         # A round trip through bfloat16 by two casts would be optimized away by XLA.
         return (
@@ -64,8 +64,9 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
         )
 
     params = jax.tree_util.tree_map_with_path(cast_weight, params)
+    periods = gpt.unstack_layers(params["periods"]) if "periods" in params else []
     return InferenceModel(
-        params | {"periods": gpt.unstack_layers(params["periods"])},
+        params | {"periods": periods},
         model.clone(sharding=rules.UNSHARDED, execution_policy=execution_policy),
     )
 
@@ -132,33 +133,42 @@ def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
 def _apply_layers(lm, tokens_BT, positions_BT, layer_inputs):
     """Returns (final hidden states, each layer's updated "cache" collection)."""
     model, params = lm.model, lm.params
-    c = model.config
-    x_BTD = jnp.take(params["token_VD"], tokens_BT, axis=0) + jnp.take(
-        params["position_TD"], positions_BT, axis=0, mode="clip"
-    )
+    c, dtype = model.config, model.execution_policy.dtype
+    x_BTD = gpt.embed(c, params, tokens_BT, positions_BT, dtype)
     x_BTD, outputs = model.sharding(x_BTD, "BPD"), []
     for i, layer_input in enumerate(layer_inputs):
-        period, block = divmod(i, len(c.attention))
-        module = layers.Block(
-            c, c.attention[block], model.execution_policy.kernel, model.sharding, parent=None
+        variables = {"params": gpt.layer_params(c, params, i), "cache": {"attention": layer_input}}
+        x_BTD, updated = cast(
+            Any, block(lm, i).apply(variables, x_BTD, None, False, positions_BT, mutable="cache")
         )
-        variables = {
-            "params": params["periods"][period][f"block_{block}"],
-            "cache": {"attention": layer_input},
-        }
-        x_BTD, updated = cast(Any, module.apply(variables, x_BTD, None, False, mutable="cache"))
         outputs.append(updated["cache"]["attention"])
-    if c.norm == "pre":
-        x_BTD = cast(
-            jax.Array, layers.LayerNorm(parent=None).apply({"params": params["norm"]}, x_BTD)
-        )
-    return x_BTD, outputs
+    return final_norm(lm, x_BTD), outputs
+
+
+def block(lm: InferenceModel, layer: int) -> layers.Block:
+    """The module of layer number `layer` of the model."""
+    model = lm.model
+    number = layer % len(model.config.attention)
+    return layers.Block(
+        model.config, number, model.execution_policy.kernel, model.sharding, parent=None
+    )
+
+
+def final_norm(lm: InferenceModel, x_BTD: jax.Array) -> jax.Array:
+    """What the model does after its last layer: the norm, unless norms are post, and the factor of
+    the logits."""
+    c = lm.model.config
+    if c.norm != "post":
+        norm = layers.norm(c, parent=None)
+        x_BTD = cast(jax.Array, norm.apply({"params": lm.params["norm"]}, x_BTD))
+    return x_BTD if c.logits_scale == 1 else x_BTD * jnp.asarray(c.logits_scale, x_BTD.dtype)
 
 
 @shaped
 def logits(lm: InferenceModel, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 (B, T, V): the logits of the token that follows each hidden state."""
-    return gpt.logits(x_BTD, lm.params["token_VD"], lm.model.config.n_vocab)
+    c = lm.model.config
+    return gpt.logits(x_BTD, gpt.output_table(lm.params), c.n_vocab, softcap=c.logits_softcap)
 
 
 @shaped

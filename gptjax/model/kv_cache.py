@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.model.attention import dispatch, patterns
+from gptjax.model.attention import dispatch, patterns, scores
 from gptjax.sharding import rules
 from gptjax.sharding.shapes import shaped
 
@@ -22,8 +22,8 @@ from gptjax.sharding.shapes import shaped
 class LayerCache(flax.struct.PyTreeNode):
     """Keys and values of one layer, with heads before slots, as the attention matmuls read them."""
 
-    k_BNHS: jax.Array
-    v_BNSH: jax.Array
+    k_BKHS: jax.Array
+    v_BKSH: jax.Array
 
 
 class KVCache(flax.struct.PyTreeNode):
@@ -54,7 +54,7 @@ def n_slots(pattern: schema.Attention, capacity: int) -> int:
     match pattern:
         case schema.Banded(window=window):
             return min(window, capacity)
-        case schema.Dense() | schema.Strided() | schema.Fixed():
+        case schema.Dense() | schema.Strided() | schema.Fixed() | schema.BlockSparse():
             return capacity
         case _:
             assert_never(pattern)
@@ -74,21 +74,22 @@ def attend(
     kernel: str,
     sharding: rules.Sharding,
     q_BTNH: jax.Array,
-    k_BTNH: jax.Array,
-    v_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
     pattern: schema.Attention,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> tuple[jax.Array, LayerCache]:
     """Attention of T new tokens per row over the cached and the new keys, as dispatch.attend
     computes it. Returns the output (B, T, N, H) and the updated layer.
     """
     if update.layer is None:
-        o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTNH, v_BTNH, pattern)
+        o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTKH, v_BTKH, pattern, softmax=softmax)
         new_slots = n_slots(pattern, update.capacity)
         return o_BTNH, LayerCache(
-            _fill_slots(k_BTNH, update.counts_B, new_slots).swapaxes(2, 3),
-            _fill_slots(v_BTNH, update.counts_B, new_slots),
+            _fill_slots(k_BTKH, update.counts_B, new_slots).swapaxes(2, 3),
+            _fill_slots(v_BTKH, update.counts_B, new_slots),
         )
-    T, S, H = q_BTNH.shape[1], update.layer.k_BNHS.shape[3], q_BTNH.shape[3]
+    T, S, H = q_BTNH.shape[1], update.layer.k_BKHS.shape[3], q_BTNH.shape[3]
     new_BT = update.starts_B[:, None] + jnp.arange(T)[None]
     # Padding tokens get no slot. If there are more tokens than slots, only the last S are written,
     # because the order of writes in a scatter is undefined.
@@ -98,30 +99,28 @@ def attend(
     slots_BT = jnp.where(valid_BT, new_BT % S, S)
     # Written before the read: in the other order XLA copies the whole cache.
     layer = LayerCache(
-        _write_slots(update.layer.k_BNHS, k_BTNH, slots_BT, 3),
-        _write_slots(update.layer.v_BNSH, v_BTNH, slots_BT, 2),
+        _write_slots(update.layer.k_BKHS, k_BTKH, slots_BT, 3),
+        _write_slots(update.layer.v_BKSH, v_BTKH, slots_BT, 2),
     )
     visible_cache, keys_BS = layer, slot_positions(update.starts_B + update.counts_B, S)
     # In a ring buffer the last new tokens replace keys that the first new tokens still see.
     if T > 1 and S < update.capacity:
-        k_BNHS = jnp.concatenate([update.layer.k_BNHS, k_BTNH.transpose(0, 2, 3, 1)], axis=3)
-        v_BNSH = jnp.concatenate([update.layer.v_BNSH, v_BTNH.swapaxes(1, 2)], axis=2)
+        k_BKHS = jnp.concatenate([update.layer.k_BKHS, k_BTKH.transpose(0, 2, 3, 1)], axis=3)
+        v_BKSH = jnp.concatenate([update.layer.v_BKSH, v_BTKH.swapaxes(1, 2)], axis=2)
         visible_cache, keys_BS = (
-            LayerCache(k_BNHS, v_BNSH),
+            LayerCache(k_BKHS, v_BKSH),
             jnp.concatenate([slot_positions(update.starts_B, S), new_BT], axis=1),
         )
-    visible_BTS = (keys_BS >= 0)[:, None] & patterns.mask_fn(
-        pattern, new_BT[:, :, None], keys_BS[:, None]
+    visible_BNTS = (keys_BS >= 0)[:, None, None] & patterns.heads_mask(
+        pattern, new_BT, keys_BS, q_BTNH.shape[2]
     )
     q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)
-    scores_BNTS = jnp.einsum(
-        "BTNH,BNHS->BNTS", q_BTNH, visible_cache.k_BNHS, preferred_element_type=jnp.float32
+    scores_BNTS = scores.grouped_einsum(
+        "BTNH,BNHS->BNTS", q_BTNH, visible_cache.k_BKHS, preferred_element_type=jnp.float32
     )
-    weights_BNTS = jax.nn.softmax(
-        jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1
-    )
-    return jnp.einsum(
-        "BNTS,BNSH->BTNH", weights_BNTS.astype(v_BTNH.dtype), visible_cache.v_BNSH
+    weights_BNTS = scores.weights(scores_BNTS, visible_BNTS, softmax)
+    return scores.grouped_einsum(
+        "BNTS,BNSH->BTNH", weights_BNTS.astype(v_BTKH.dtype), visible_cache.v_BKSH
     ), layer
 
 
@@ -173,8 +172,8 @@ def resize(cache: KVCache, attention: tuple[schema.Attention, ...], capacity: in
         n_new = n_slots(pattern, capacity) - n_slots(pattern, cache.capacity)
         rest, none = (0, n_new), (0, 0)
         return LayerCache(
-            jnp.pad(layer.k_BNHS, (none, none, none, rest)),
-            jnp.pad(layer.v_BNSH, (none, none, rest, none)),
+            jnp.pad(layer.k_BKHS, (none, none, none, rest)),
+            jnp.pad(layer.v_BKSH, (none, none, rest, none)),
         )
 
     layers = tuple(

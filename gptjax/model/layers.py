@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
-from gptjax.model import kv_cache
-from gptjax.model.attention import dispatch, tree
+from gptjax.model import kv_cache, rotary
+from gptjax.model.attention import dispatch, scores, tree
 from gptjax.sharding import rules
 
 
@@ -45,20 +45,55 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Ar
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization with biased variance and epsilon 1e-5 (released GPT-1 and GPT-2 code),
-    computed in float32 and returned in the input's dtype.
+    """Layer normalization with biased variance, computed in float32 and returned in the input's
+    dtype. The released GPT-1 and GPT-2 code has epsilon 1e-5.
     """
+
+    eps: float = 1e-5
+    has_bias: bool = True
 
     @nn.compact
     def __call__(self, x_BTD):
         gain_D = self.param("gain_D", nn.initializers.ones, x_BTD.shape[-1:])
-        bias_D = self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])
         x = x_BTD.astype(jnp.float32)
         centered = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centered).mean(-1, keepdims=True)
-        return (
-            centered * jax.lax.rsqrt(variance + 1e-5) * gain_D[None, None] + bias_D[None, None]
-        ).astype(x_BTD.dtype)
+        y = centered * jax.lax.rsqrt(variance + self.eps) * gain_D[None, None]
+        if self.has_bias:
+            y = y + self.param("bias_D", nn.initializers.zeros, x_BTD.shape[-1:])[None, None]
+        return y.astype(x_BTD.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalization, computed in float32 with its gain and returned in the input's
+    dtype. letters: the dimensions that the gain has, the last of the input.
+
+    unit_offset: the gain is 1 + w (Gemma): 1 + w - 1 is not w in bfloat16, so that w is kept.
+    """
+
+    eps: float
+    unit_offset: bool
+    letters: str = "D"
+
+    @nn.compact
+    def __call__(self, x):
+        start = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        gain = self.param(f"gain_{self.letters}", start, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        gain = gain + 1 if self.unit_offset else gain
+        return (y * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
+
+
+def norm(c: schema.Model, name: str | None = None, **kwargs) -> nn.Module:
+    """The norm of a model, unbound if `name` is None (nn.Module's `parent` among kwargs)."""
+    match c.norm_type:
+        case schema.LayerNorm(eps=eps):
+            return LayerNorm(eps, c.biases == "all", name=name, **kwargs)
+        case schema.RMSNorm(eps=eps, unit_offset=unit_offset):
+            return RMSNorm(eps, unit_offset, name=name, **kwargs)
+        case _:
+            assert_never(c.norm_type)
 
 
 class Linear(nn.Module):
@@ -76,6 +111,7 @@ class Linear(nn.Module):
     sizes: dict[str, int]
     std: float
     sharding: rules.Sharding
+    has_bias: bool = True
 
     @nn.compact
     def __call__(self, x):
@@ -85,9 +121,10 @@ class Linear(nn.Module):
         weight = self.param(
             f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims]
         )
-        bias = self.param(
-            f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
-        )
+        if self.has_bias:
+            bias = self.param(
+                f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
+            )
         # Not einsum, which contracts N and H in alphabetical order, so that XLA on CPU transposes
         # the weight first.
         contract_dims = [c for c in dims if c in inputs]
@@ -103,6 +140,8 @@ class Linear(nn.Module):
             # the bias is one over sequence shards. The product's gradient is gathered once, for
             # both matmuls that need it.
             y = self.sharding(self.sharding.shard_gradient(y, "BTD"), "BPD")
+        if not self.has_bias:
+            return y
         return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
@@ -115,58 +154,104 @@ class QKVProjection(nn.Module):
     sizes: dict[str, int]
     std: float
     sharding: rules.Sharding
+    has_bias: bool = True
 
     @nn.compact
     def __call__(self, x_BTD):
         weight_DQNH = self.param(
             "weight_DQNH", nn.initializers.normal(self.std), [self.sizes[c] for c in "DQNH"]
         )
-        bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
-        bias_QNH = bias_QNH.astype(x_BTD.dtype)
+        if self.has_bias:
+            bias_QNH = self.param("bias_QNH", nn.initializers.zeros, [self.sizes[c] for c in "QNH"])
+            bias_QNH = bias_QNH.astype(x_BTD.dtype)
 
         def project(i):
             weight_DNH = weight_DQNH[:, i].astype(x_BTD.dtype)
-            return self.sharding.matmul_gathered(
+            y_BTNH = self.sharding.matmul_gathered(
                 functools.partial(jnp.einsum, "BTD,DNH->BTNH"), x_BTD, weight_DNH, "DNH"
             )
+            return y_BTNH + bias_QNH[i][None, None] if self.has_bias else y_BTNH
 
-        return [project(i) + bias_QNH[i][None, None] for i in range(3)]
+        return [project(i) for i in range(3)]
+
+
+class GroupedQKVProjection(nn.Module):
+    """Queries (B, T, N, H), and keys and values (B, T, K, H) of fewer heads."""
+
+    sizes: dict[str, int]
+    std: float
+    sharding: rules.Sharding
+    has_bias: bool
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        def project(equation, name):
+            return Linear(equation, self.sizes, self.std, self.sharding, self.has_bias, name=name)
+
+        return [
+            project("BTD,DNH->BTNH", "query")(x_BTD),
+            project("BTD,DKH->BTKH", "key")(x_BTD),
+            project("BTD,DKH->BTKH", "value")(x_BTD),
+        ]
 
 
 class Attention(nn.Module):
-    """Multi-head attention: query, key and value projections, the pattern's attention, output
-    projection; biases everywhere.
+    """Multi-head attention: query, key and value projections, rotary positions if the layer has
+    them, the pattern's attention, output projection.
+
+    positions_BT: int32, positions of the tokens, its first dimension may be 1; None: 0 to T - 1.
     """
 
     config: schema.Model
-    pattern: schema.Attention
+    layer: int  # number within a period, which decides pattern and positions
     kernel: str  # a key of model/attention/dispatch.KERNELS
     out_std: float
     sharding: rules.Sharding
 
     @nn.compact
-    def __call__(self, x_BTD, segments_BT, train):
+    def __call__(self, x_BTD, segments_BT, train, positions_BT=None):
         c = self.config
-        sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "H": c.d_head}
-        qkv = QKVProjection(sizes, c.init.weight, self.sharding, name="qkv")(x_BTD)
+        pattern = c.attention[self.layer]
+        sizes = {"D": c.d_model, "Q": 3, "N": c.n_heads, "K": c.n_kv_heads, "H": c.d_head}
+        projection = QKVProjection if c.n_kv_heads == c.n_heads else GroupedQKVProjection
+        qkv = projection(sizes, c.init.weight, self.sharding, c.biases != "none", name="qkv")(x_BTD)
+        if c.heads.qk_norm:
+            kind = c.norm_type
+            unit_offset = isinstance(kind, schema.RMSNorm) and kind.unit_offset
+            names = "norm_q", "norm_k"
+            norms = [RMSNorm(kind.eps, unit_offset, "H", name=name) for name in names]
+            qkv[:2] = norms[0](qkv[0]), norms[1](qkv[1])
+        position = c.position(self.layer)
+        if isinstance(position, schema.Rotary):
+            if positions_BT is None:
+                positions_BT = jnp.arange(x_BTD.shape[1])[None]
+            qkv[:2] = [rotary.rotate(y, positions_BT, position, c.n_ctx) for y in qkv[:2]]
+        if c.heads.query_scalar is not None:  # every kernel divides by sqrt(d_head)
+            qkv[0] = qkv[0] * jnp.asarray((c.d_head / c.heads.query_scalar) ** 0.5, qkv[0].dtype)
         # "qkv" is one of REMAT_NAMES in config/compute.py.
         q_BTNH, k_BTNH, v_BTNH = (
-            checkpoint_name(self.sharding(y_BTNH, "BTNH"), "qkv") for y_BTNH in qkv
+            checkpoint_name(self.sharding(self.sharding.repeat_heads(y), "BTNH"), "qkv")
+            for y in qkv
         )
         dropout = (
             (self.make_rng("dropout"), c.dropout.attention)
             if train and c.dropout.attention
             else None
         )
+        sinks = nn.initializers.normal(c.init.weight)
+        softmax = scores.Softmax(
+            c.heads.softcap, self.param("sink_N", sinks, (c.n_heads,)) if c.heads.sinks else None
+        )
+        self.sow("intermediates", "softmax_inputs", (q_BTNH, k_BTNH, softmax))
         if self.has_variable("cache", "update"):  # both set by model/inference.py
             update = self.get_variable("cache", "update")
             o_BTNH, layer = kv_cache.attend(
-                update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, self.pattern
+                update, self.kernel, self.sharding, q_BTNH, k_BTNH, v_BTNH, pattern, softmax
             )
             self.put_variable("cache", "update", layer)
         elif self.has_variable("cache", "tree"):
             o_BTNH = tree.attend(
-                self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, self.pattern
+                self.get_variable("cache", "tree"), q_BTNH, k_BTNH, v_BTNH, pattern, softmax
             )
         else:
             o_BTNH = dispatch.attend(
@@ -175,17 +260,18 @@ class Attention(nn.Module):
                 q_BTNH,
                 k_BTNH,
                 v_BTNH,
-                self.pattern,
+                pattern,
                 segments_BT,
                 dropout,
+                softmax,
             )
-        return Linear("BTNH,DNH->BPD", sizes, self.out_std, self.sharding, name="out")(
-            self.sharding(o_BTNH, "BTNH")
-        )
+        return Linear(
+            "BTNH,DNH->BPD", sizes, self.out_std, self.sharding, c.biases == "all", name="out"
+        )(self.sharding(o_BTNH, "BTNH"))
 
 
 class MLP(nn.Module):
-    """Feed-forward layer: d_model -> d_ff -> d_model with a GELU between."""
+    """Feed-forward layer: d_model -> d_ff -> d_model, of the form of model.mlp."""
 
     config: schema.Model
     out_std: float
@@ -195,23 +281,41 @@ class MLP(nn.Module):
     def __call__(self, x_BTD):
         c = self.config
         sizes = {"D": c.d_model, "F": c.d_ff}
-        h_BTF = Linear("BTD,DF->BTF", sizes, c.init.weight, self.sharding, name="up")(x_BTD)
-        h_BTF = gelu(checkpoint_name(self.sharding(h_BTF, "BTF"), "up"), c.gelu)
-        return Linear("BTF,DF->BPD", sizes, self.out_std, self.sharding, name="down")(h_BTF)
+
+        def project(equation, std, name):
+            return Linear(equation, sizes, std, self.sharding, c.biases == "all", name=name)
+
+        def expand(name):
+            h_BTF = project("BTD,DF->BTF", c.init.weight, name)(x_BTD)
+            return checkpoint_name(self.sharding(h_BTF, "BTF"), "up")
+
+        match c.mlp:
+            case schema.GELU():
+                h_BTF = gelu(expand("up"), c.gelu)
+            case schema.SwiGLU():
+                h_BTF = jax.nn.silu(expand("gate")) * expand("up")
+            case schema.GeGLU():
+                h_BTF = gelu(expand("gate"), c.gelu) * expand("up")
+            case schema.ClampedSwiGLU(limit=limit):
+                gate_BTF, up_BTF = expand("gate"), jnp.clip(expand("up"), -limit, limit)
+                h_BTF = gelu(jnp.minimum(gate_BTF, limit), "sigmoid") * (up_BTF + 1)
+            case _:
+                assert_never(c.mlp)
+        return project("BTF,DF->BPD", self.out_std, "down")(h_BTF)
 
 
 class Block(nn.Module):
     """One Transformer layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1,
-    Figure 1).
+    Figure 1). both: x + norm(f(norm(x))) (Gemma 2).
     """
 
     config: schema.Model
-    pattern: schema.Attention
+    layer: int  # number within a period
     kernel: str
     sharding: rules.Sharding
 
     @nn.compact
-    def __call__(self, x_BTD, segments_BT, train):
+    def __call__(self, x_BTD, segments_BT, train, positions_BT=None):
         c = self.config
         # GPT-2 section 2.3 scales the weights of residual layers by 1/sqrt(N), N the number of
         # residual layers: two per block, which is Sparse Transformer's 1/sqrt(2N).
@@ -220,11 +324,9 @@ class Block(nn.Module):
             if c.init.residual == "depth_scaled"
             else c.init.weight
         )
-        attention = Attention(
-            c, self.pattern, self.kernel, out_std, self.sharding, name="attention"
-        )
+        attention = Attention(c, self.layer, self.kernel, out_std, self.sharding, name="attention")
         mlp = MLP(c, out_std, self.sharding, name="mlp")
-        norm_1, norm_2 = LayerNorm(name="norm_1"), LayerNorm(name="norm_2")
+        norm_1, norm_2 = norm(c, "norm_1"), norm(c, "norm_2")
 
         def residual(x, branch):
             return self.sharding(x + dropout(self, branch, c.dropout.residual, train), "BPD")
@@ -234,16 +336,18 @@ class Block(nn.Module):
             return self.sharding(self.sharding(norm(x), "BPD"), "BTD")
 
         match c.norm:
-            case "pre":
-                x_BTD = checkpoint_name(
-                    residual(x_BTD, attention(apply_norm(norm_1, x_BTD), segments_BT, train)), "mid"
+            case "pre" | "both":
+                end_1, end_2 = (
+                    (norm(c, "norm_1_out"), norm(c, "norm_2_out"))
+                    if c.norm == "both"
+                    else (lambda y: y, lambda y: y)
                 )
-                return residual(x_BTD, mlp(apply_norm(norm_2, x_BTD)))
+                branch = attention(apply_norm(norm_1, x_BTD), segments_BT, train, positions_BT)
+                x_BTD = checkpoint_name(residual(x_BTD, end_1(branch)), "mid")
+                return residual(x_BTD, end_2(mlp(apply_norm(norm_2, x_BTD))))
             case "post":
-                sum_BTD = checkpoint_name(
-                    residual(x_BTD, attention(self.sharding(x_BTD, "BTD"), segments_BT, train)),
-                    "mid",
-                )
+                branch = attention(self.sharding(x_BTD, "BTD"), segments_BT, train, positions_BT)
+                sum_BTD = checkpoint_name(residual(x_BTD, branch), "mid")
                 x_BTD = self.sharding(norm_1(sum_BTD), "BPD")
                 return self.sharding(
                     norm_2(residual(x_BTD, mlp(self.sharding(x_BTD, "BTD")))), "BPD"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -44,7 +45,13 @@ PRESETS = {
     # (Korthikanti et al. 2205.05198): hence P, a second letter for length, since one axis can
     # shard only one dimension.
     "fsdp_tensor": Rules(
-        params={"D": ("fsdp", "context"), "N": ("tensor",), "F": ("tensor",), "V": ("tensor",)},
+        params={
+            "D": ("fsdp", "context"),
+            "N": ("tensor",),
+            "K": ("tensor",),
+            "F": ("tensor",),
+            "V": ("tensor",),
+        },
         activations={
             "B": ("data", "fsdp"),
             "T": ("context",),
@@ -56,6 +63,16 @@ PRESETS = {
         vectors={"F": ("tensor",)},
     ),
 }
+
+
+def for_config(config: schema.Config) -> Rules:
+    """The preset of a config. Key and value heads that tensor does not divide are replicated: each
+    device then computes those that its queries need (Sharding.repeat_heads)."""
+    preset = PRESETS[config.mesh.sharding]
+    if config.model.n_kv_heads % config.mesh.tensor == 0:
+        return preset
+    params = {letter: axes for letter, axes in preset.params.items() if letter != "K"}
+    return dataclasses.replace(preset, params=params)
 
 
 def spec(
@@ -129,6 +146,12 @@ class Sharding:
                 x, NamedSharding(self.mesh, self.spec(letters, x.shape))
             )
         )
+
+    def repeat_heads(self, x_BTNH: jax.Array) -> jax.Array:
+        """Keys or values with at least one head for each device along the axis that shards heads;
+        `x` itself if it has as many."""
+        n, heads = self.n_shards("N"), x_BTNH.shape[2]
+        return x_BTNH if heads % n == 0 else jnp.repeat(x_BTNH, n // heads, axis=2)
 
     def shard_gradient(self, x: jax.Array, letters: str) -> jax.Array:
         """Returns `x` and constrains the sharding of its gradient."""
@@ -284,7 +307,7 @@ def put_on_mesh(
 CONFIG_FIELDS = {
     "D": "model.d_model",
     "N": "model.n_heads",
-    "F": "4 x model.d_model",
+    "F": "the MLP's d_ff",
     "V": "the padded model.n_vocab",
     "T": "model.n_ctx",
 }
@@ -325,3 +348,16 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
                 f"{fields} = {n} does not divide {CONFIG_FIELDS[letter.replace('P', 'T')]} = "
                 f"{size:,}; choose one of {choices}"
             )
+    n, heads = mesh.shape["tensor"], model.n_kv_heads
+    if heads % n and n % heads:
+        raise ValueError(
+            f"mesh.tensor={n} neither divides model.heads.n_kv_heads={heads} nor is a multiple of "
+            "it: choose one that does"
+        )
+    for pattern in model.attention:
+        match pattern:
+            case schema.BlockSparse(stride=stride) if model.n_heads // n % stride:
+                raise ValueError(
+                    f"mesh.tensor={n} leaves {model.n_heads // n} heads to a device, not a "
+                    f"multiple of the stride of {stride} by which BlockSparse differs by head"
+                )

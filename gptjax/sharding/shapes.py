@@ -7,6 +7,7 @@ the sharding tables use the same letters.
     N heads        H d_head             Q query, key, value (size 3)
     F d_ff         V vocabulary         L layers (or periods of layers, stacked)
     M microbatch   C choices            R rank             1 broadcast, or not sharded
+    K key and value heads, if fewer than N
     P T in the residual stream, which is sharded along its sequence where attention and MLP are
       sharded along heads and hidden units
 

@@ -17,10 +17,12 @@ CHUNK_BYTES = count.LOSS_CHUNK_BYTES  # of float32 logits that a device holds at
 
 
 @shaped
-def cross_entropy_reference(x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int) -> jax.Array:
+def cross_entropy_reference(
+    x_BTD, token_VD, targets_BT, weights_BT, n_vocab: int, softcap: float | None = None
+) -> jax.Array:
     """Returns the sum over tokens of weight * -log p(target), a float32 scalar. It computes all
     logits at once and serves as the reference for `cross_entropy`."""
-    y_BTV = gpt.logits(x_BTD, token_VD, n_vocab)
+    y_BTV = gpt.logits(x_BTD, token_VD, n_vocab, softcap=softcap)
     target_BT = jnp.take_along_axis(y_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return jnp.sum(weights_BT * (jax.nn.logsumexp(y_BTV, axis=-1) - target_BT))
 
@@ -33,6 +35,7 @@ def cross_entropy(
     weights_BT,
     n_vocab: int,
     sharding: rules.Sharding = rules.UNSHARDED,
+    softcap: float | None = None,
 ) -> jax.Array:
     """`cross_entropy_reference` in chunks along T, sized so that a chunk's logits take at most
     CHUNK_BYTES of a device.
@@ -43,13 +46,13 @@ def cross_entropy(
     On a mesh each device has the whole sequence of its rows (its part of it over context) and its
     part of the vocabulary. The table is gathered along D only, and its gradient leaves the
     devices once, when all chunks are summed."""
-    return _loss_by_chunks(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT)
+    return _loss_by_chunks(n_vocab, softcap, sharding, x_BTD, token_VD, targets_BT, weights_BT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _loss_by_chunks(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _loss_by_chunks(n_vocab, softcap, sharding, x_BTD, token_VD, targets_BT, weights_BT):
     def loss_shard(x_BTD, token_VD, targets_BT, weights_BT):
-        vocab = VocabShard(n_vocab, sharding.axes("V"), token_VD)
+        vocab = VocabShard(n_vocab, softcap, sharding.axes("V"), token_VD)
 
         def chunk(x_BTD, targets_BT, weights_BT):
             y_BTV = vocab.logits(x_BTD)
@@ -67,9 +70,9 @@ def _loss_by_chunks(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT):
     return sharding.shard_map(loss_shard, _in_specs(sharding, *arrays), PartitionSpec())(*arrays)
 
 
-def _loss_by_chunks_fwd(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_BT):
+def _loss_by_chunks_fwd(n_vocab, softcap, sharding, x_BTD, token_VD, targets_BT, weights_BT):
     def loss_shard(x_BTD, token_VD, targets_BT, weights_BT):
-        vocab = VocabShard(n_vocab, sharding.axes("V"), token_VD)
+        vocab = VocabShard(n_vocab, softcap, sharding.axes("V"), token_VD)
 
         def chunk(x_BTD, targets_BT, weights_BT):
             y_BTV = vocab.logits(x_BTD)
@@ -77,7 +80,7 @@ def _loss_by_chunks_fwd(n_vocab, sharding, x_BTD, token_VD, targets_BT, weights_
             dy_BTV = (jnp.exp(y_BTV - norm_BT[..., None]) - vocab.one_hot(targets_BT)) * weights_BT[
                 ..., None
             ]
-            dy_BTV = dy_BTV.astype(x_BTD.dtype)
+            dy_BTV = vocab.uncap_gradient(dy_BTV, y_BTV).astype(x_BTD.dtype)
             dx_BTD = jnp.einsum("BTV,VD->BTD", dy_BTV, token_VD)
             dtoken_VD = jnp.einsum("BTV,BTD->VD", dy_BTV, x_BTD, preferred_element_type=jnp.float32)
             return (
@@ -111,7 +114,7 @@ def _in_specs(sharding, x_BTD, token_VD, targets_BT, weights_BT):
     return sharding.spec("BTD", x_BTD.shape), sharding.spec("V1", token_VD.shape), rows, rows
 
 
-def _loss_by_chunks_bwd(n_vocab, sharding, gradients, scale):
+def _loss_by_chunks_bwd(n_vocab, softcap, sharding, gradients, scale):
     dx_BTD, dtoken_VD = gradients
     return (dx_BTD * scale.astype(dx_BTD.dtype), dtoken_VD * scale, None, None)
 
@@ -125,6 +128,7 @@ class VocabShard:
     are split over the mesh axes `axes`."""
 
     n_vocab: int
+    softcap: float | None
     axes: tuple[str, ...]
     token_VD: jax.Array
 
@@ -132,7 +136,15 @@ class VocabShard:
         return jax.lax.axis_index(self.axes) * self.token_VD.shape[0] if self.axes else 0
 
     def logits(self, x_BTD):
-        return gpt.logits(x_BTD, self.token_VD, self.n_vocab, self.first_id())
+        return gpt.logits(x_BTD, self.token_VD, self.n_vocab, self.first_id(), self.softcap)
+
+    def uncap_gradient(self, dy_BTV, y_BTV):
+        """Returns the gradient of the logits before their softcap, given that of the logits."""
+        if self.softcap is None:
+            return dy_BTV
+        # Columns of padding are minus infinity, and have no gradient.
+        slope_BTV = 1 - jnp.square(y_BTV / self.softcap)
+        return jnp.where(jnp.isfinite(y_BTV), dy_BTV * slope_BTV, 0)
 
     def one_hot(self, targets_BT):
         """Returns float32 (B, T, V): 1 at the target, 0 elsewhere."""

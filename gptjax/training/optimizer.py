@@ -9,7 +9,15 @@ import optax
 
 from gptjax.config import schema
 
-DECAY_BY_ROLE = {"weight": True, "token": True, "position": True, "bias": False, "gain": False}
+DECAY_BY_ROLE = {
+    "weight": True,
+    "token": True,
+    "position": True,
+    "output": True,
+    "bias": False,
+    "gain": False,
+    "sink": False,
+}
 
 
 def weight_decay_mask(params: Any) -> Any:

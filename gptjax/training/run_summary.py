@@ -36,7 +36,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     )
     execution_policy, has_segments = (
         context.step.model.execution_policy,
-        c.data.document_attention == "mask",
+        c.data.separates_documents,
     )
     sizes = " x ".join(f"{axis} {n}" for axis, n in context.mesh.shape.items() if n > 1)
     n_microbatches = batch_schedule.max_rows // context.microbatch_rows

@@ -45,21 +45,29 @@ class TrainStep:
         of n_ctx + 1 ids, whose inputs are all but the last and whose targets all but the first;
         weights_BT: (B, n_ctx)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
-        segments_BT = None
-        if self.config.data.document_attention == "mask":
+        segments_BT = positions_BT = None
+        if self.config.data.separates_documents:
             assert self.end_of_text is not None  # build() refuses it
             segments_BT = gpt.segment_ids(inputs_BT, self.end_of_text)
+            if self.config.data.document_attention == "restart":
+                positions_BT = gpt.segment_positions(segments_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD = self.model.apply(
-            {"params": params}, inputs_BT, segments_BT, train=dropout_key is not None, rngs=rngs
+            {"params": params},
+            inputs_BT,
+            segments_BT,
+            train=dropout_key is not None,
+            positions_BT=positions_BT,
+            rngs=rngs,
         )
         return loss.cross_entropy(
             x_BTD,
-            params["token_VD"],
+            gpt.output_table(params),
             targets_BT,
             weights_BT,
             self.config.model.n_vocab,
             self.model.sharding,
+            self.config.model.logits_softcap,
         )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
@@ -180,7 +188,7 @@ def max_microbatch_rows(
         execution_policy.kernel,
         config.model,
         execution_policy.dtype,
-        config.data.document_attention == "mask",
+        config.data.separates_documents,
     )
     dtype = "bfloat16" if execution_policy.dtype == jnp.bfloat16 else "float32"
     return count.microbatch_rows(
@@ -204,11 +212,11 @@ def build(
     """Returns the training step of `config` on a mesh. platform: of the devices, which decides the
     attention kernels. ValueError if documents must not attend to each other and the tokenizer has
     no end-of-text token."""
-    if config.data.document_attention == "mask" and end_of_text is None:
+    if config.data.separates_documents and end_of_text is None:
         raise ValueError(
-            "data.document_attention=mask needs an end-of-text token, which "
-            f"{config.data.tokenizer} lacks; set data.document_attention=attend"
+            f"data.document_attention={config.data.document_attention} needs an end-of-text token, "
+            f"which {config.data.tokenizer} lacks; set data.document_attention=attend"
         )
-    sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
+    sharding = rules.Sharding(rules.for_config(config), mesh)
     model = gpt.GPT(config.model, gpt.execution_policy(config.compute, platform), sharding)
     return TrainStep(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

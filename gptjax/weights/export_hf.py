@@ -10,7 +10,7 @@ from gptjax.config import schema
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
 from gptjax.sharding import trees
-from gptjax.weights import hf_config, name_maps, safetensors, tokenizer_files
+from gptjax.weights import hf_config, hf_families, name_maps, safetensors, tokenizer_files
 
 QKV_BIAS = "attention/qkv/bias_QNH"
 
@@ -31,8 +31,41 @@ def save(
     fraction written and a tensor's name. warn: called for parts of the tokenizer that transformers
     cannot represent. Raises ValueError if transformers has no architecture for this model.
     """
-    architecture, settings = hf_config.to_hf(config.model)
     leaves = dict(trees.named_leaves(params))
+    found = hf_families.to_hf(config.model)
+    if found is not None:
+        family, settings = found
+        model_type, layout, prefix = family.model_type, name_maps.family_layout(config.model), ""
+    else:
+        architecture, settings = hf_config.to_hf(config.model)
+        model_type, layout = architecture.model_type, architecture.layout
+        prefix = safetensors.PREFIX
+        check_biases(architecture, leaves)
+    slots = list(name_maps.tensor_slots(layout, config.model))
+    sizes = name_maps.letter_sizes(config.model)
+
+    def lazy_tensor(number: int, slot: name_maps.TensorSlot):
+        def make():
+            advance(number / len(slots), slot.name)
+            return name_maps.to_stored(layout, config.model, slot, leaves[slot.leaf])
+
+        return prefix + slot.name, slot.shape(sizes), make
+
+    tensors = [lazy_tensor(*numbered) for numbered in enumerate(slots)]
+    if model_type == "phi3":
+        tensors = name_maps.join_tensors(tensors)
+    safetensors.save(folder, tensors, file_bytes)
+    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    settings |= ends | tokenizer_files.save(
+        folder, config.data.tokenizer, tokenizer, config.model.n_ctx, warn
+    )
+    (folder / "config.json").write_bytes(atomic.json_bytes(settings))
+    return model_type
+
+
+def check_biases(architecture: hf_config.Architecture, leaves: dict[str, Any]) -> None:
+    """Raises ValueError if biases of queries, keys and values are not zero, and the architecture
+    has none."""
     if QKV_BIAS not in architecture.layout.block and any(
         bool(jnp.any(leaf != 0)) for name, leaf in leaves.items() if name.endswith(QKV_BIAS)
     ):
@@ -41,20 +74,3 @@ def save(
             f"{architecture.model_type} has none: only models "
             "without Banded layers can be exported with them"
         )
-    slots = list(name_maps.tensor_slots(architecture.layout, config.model))
-    sizes = name_maps.letter_sizes(config.model)
-
-    def lazy_tensor(number: int, slot: name_maps.TensorSlot):
-        def make():
-            advance(number / len(slots), slot.name)
-            return name_maps.to_stored(architecture.layout, config.model, slot, leaves[slot.leaf])
-
-        return safetensors.PREFIX + slot.name, slot.shape(sizes), make
-
-    safetensors.save(folder, [lazy_tensor(*numbered) for numbered in enumerate(slots)], file_bytes)
-    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    settings |= ends | tokenizer_files.save(
-        folder, config.data.tokenizer, tokenizer, config.model.n_ctx, warn
-    )
-    (folder / "config.json").write_bytes(atomic.json_bytes(settings))
-    return architecture.model_type

@@ -112,15 +112,10 @@ _WIDTHS = ("n_inner", "intermediate_size")  # of the MLP; null means four times 
 
 
 def from_hf(settings: dict[str, Any], where: str) -> tuple[Architecture, schema.Model]:
-    """Returns the architecture and the model of a config.json. where: names it in errors.
-
-    Raises ValueError for another model_type, and for settings that no Model can represent.
-    """
-    kind = parse.member(settings, "model_type", str, where)
-    if kind not in ARCHITECTURES:
-        raise ValueError(
-            f"{where}: model_type is {parse.quote(kind)}; gptjax reads {', '.join(ARCHITECTURES)}"
-        )
+    """Returns the architecture and the model of a config.json, whose model_type is in
+    ARCHITECTURES. where: names it in errors. Raises ValueError for settings that no Model can
+    represent."""
+    kind = settings["model_type"]
     architecture = ARCHITECTURES[kind]
     settings = architecture.defaults | settings
     n = read_sizes(settings, architecture.size_names, where)
@@ -209,6 +204,13 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     """Returns the architecture that computes the same function as `model`, and its config.json.
     Raises ValueError if transformers has none.
     """
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if field.name in schema.FAMILY_FIELDS and value != field.default:
+            raise ValueError(
+                f"model.{field.name}={value!r}: no architecture of Hugging Face that gptjax writes "
+                "has it together with the other fields of this model, so this cannot be exported"
+            )
     patterns = sorted({type(p).__name__ for p in model.attention} - {"Dense", "Banded"})
     windows = sorted({p.window for p in model.attention if isinstance(p, schema.Banded)})
     if patterns:
@@ -253,8 +255,12 @@ def to_hf(model: schema.Model) -> tuple[Architecture, dict[str, Any]]:
     if windows:
         period = ["local" if isinstance(p, schema.Banded) else "global" for p in model.attention]
         settings |= {
-            "attention_types": [[period, model.n_periods]],
-            "attention_layers": period * model.n_periods,
+            "attention_types": [
+                part
+                for part in ([period, model.n_periods], [period[: model.n_remainder], 1])
+                if part[0] and part[1]
+            ],
+            "attention_layers": (period * (model.n_periods + 1))[: model.n_layers],
             "window_size": windows[0],
         }
     return architecture, settings

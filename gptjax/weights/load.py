@@ -15,13 +15,22 @@ from typing import Any, Protocol
 
 import jax
 
-from gptjax.config import overrides, parse, schema
+from gptjax.config import data, overrides, parse, schema
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir
 from gptjax.sharding import trees
 from gptjax.training import checkpoint
-from gptjax.weights import hf_config, infer_config, name_maps, openai, safetensors, tokenizer_files
+from gptjax.weights import (
+    gguf_tensors,
+    hf_config,
+    hf_families,
+    infer_config,
+    name_maps,
+    openai,
+    safetensors,
+    tokenizer_files,
+)
 
 ProgressFn = Callable[[float, str], None]  # takes the fraction done and the last leaf's name
 
@@ -83,6 +92,8 @@ def load(
         )
     if safetensors.has_weights(path):
         return _load_hugging_face(path, assignments, recipe, log)
+    if path.suffix == gguf_tensors.SUFFIX:
+        return _load_gguf(path, assignments, recipe, log)
     if openai.has_weights(path):
         return _load_openai(path, assignments, recipe, log)
     if run_dir.exists(path):
@@ -107,7 +118,9 @@ def _check_same_model(
     path: Path, actual: schema.Model, expected: schema.Model, exactly: bool
 ) -> None:
     """Raises ValueError, with the field, unless parameters of `actual` fit `expected`."""
-    for name in ("n_layers", "n_heads", "d_model", "n_vocab", "n_ctx", "attention", "norm", "gelu"):
+    not_of_weights = ("init", "dropout")
+    fields = [field.name for field in dataclasses.fields(actual)]
+    for name in (name for name in fields if name not in not_of_weights):
         actual_value, expected_value = getattr(actual, name), getattr(expected, name)
         if actual_value != expected_value and (
             exactly
@@ -303,7 +316,19 @@ def _load_hugging_face(
             f"{file} is missing: it says which architecture the weights are of; fetch it with them"
         )
     settings = parse.read_json(file)
-    architecture, model = hf_config.from_hf(settings, str(file))
+    stored, split = safetensors.SafetensorsReader(path), None
+    kind = parse.member(settings, "model_type", str, str(file))
+    if kind not in hf_config.ARCHITECTURES and kind not in hf_families.FAMILIES:
+        known = ", ".join([*hf_config.ARCHITECTURES, *hf_families.FAMILIES])
+        raise ValueError(f"{file}: model_type is {parse.quote(kind)}; gptjax reads {known}")
+    if kind in hf_families.FAMILIES:
+        architecture, model = hf_families.from_hf(settings, str(file))
+        layout = name_maps.family_layout(model)
+        if architecture.model_type == "phi3":
+            split = name_maps.SplitTensors(stored, model)
+    else:
+        architecture, model = hf_config.from_hf(settings, str(file))
+        layout = architecture.layout
     config = infer_config.match_recipe(
         model, recipe or architecture.recipe, architecture.model_type.replace("-", "_")
     )
@@ -315,15 +340,27 @@ def _load_hugging_face(
         config = dataclasses.replace(
             config, data=dataclasses.replace(config.data, tokenizer=tokenizer)
         )
-    tensors = safetensors.SafetensorsReader(path)
-    _drop_tied_output(tensors, name_maps.token_table_name(architecture.layout))
+    if model.tied_output:
+        _drop_tied_output(stored, name_maps.token_table_name(layout))
     return FolderWeights(
-        tensors,
+        stored if split is None else split,
         f"Hugging Face {architecture.model_type}",
-        architecture.layout,
+        layout,
         infer_config.with_tokenizer(config, _containing_folder(path), assignments),
         log,
     )
+
+
+def _load_gguf(
+    path: Path, assignments: Sequence[str], recipe: str | None, log: Callable[[str], None]
+) -> FolderWeights:
+    tensors = gguf_tensors.GgufTensors(path)
+    model = tensors.model
+    config = infer_config.match_recipe(model, recipe or "llama3_8b", path.stem.lower())
+    tokenizer = data.TokenizerJson(path=str(path))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+    config = overrides.override(config, *assignments)
+    return FolderWeights(tensors, "GGUF llama", name_maps.family_layout(model), config, log)
 
 
 def _load_openai(

@@ -10,7 +10,7 @@ side.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,118 @@ OPENAI_GPT2 = Layout(
 )
 
 
+def family_layout(model: schema.Model) -> Layout:
+    """The layout of Hugging Face's Llama, Mistral, Qwen, Gemma and Phi-3, for what this model has
+    of it. (Phi-3's joined tensors are split by `SplitTensors` first.)"""
+    layer = "model.layers.{}."
+    leaves = {"token_VD": "model.embed_tokens.weight V,D", "norm/gain_D": "model.norm.weight D"}
+    if not model.tied_output:
+        leaves["output_VD"] = "lm_head.weight V,D"
+    after_attention = f"{layer}post_attention_layernorm.weight D"
+    block = {"norm_1/gain_D": f"{layer}input_layernorm.weight D", "norm_2/gain_D": after_attention}
+    if model.norm == "both":
+        block |= {
+            "norm_1_out/gain_D": after_attention,
+            "norm_2/gain_D": f"{layer}pre_feedforward_layernorm.weight D",
+            "norm_2_out/gain_D": f"{layer}post_feedforward_layernorm.weight D",
+        }
+    attention = f"{layer}self_attn."
+    if model.n_kv_heads == model.n_heads:
+        projections = {"attention/qkv": ("*", "QNH")}
+    else:
+        heads = {"query": "NH", "key": "KH", "value": "KH"}
+        projections = {f"attention/qkv/{name}": (name[0], dims) for name, dims in heads.items()}
+    for leaf, (letter, dims) in projections.items():
+        stored = dims.replace("Q", "")
+        block[f"{leaf}/weight_D{dims}"] = f"{attention}{letter}_proj.weight {stored},D"
+        if model.biases != "none":
+            block[f"{leaf}/bias_{dims}"] = f"{attention}{letter}_proj.bias {stored}"
+    if model.heads.qk_norm:
+        block |= {f"attention/norm_{x}/gain_H": f"{attention}{x}_norm.weight H" for x in "qk"}
+    block["attention/out/weight_DNH"] = f"{attention}o_proj.weight D,NH"
+    block |= {
+        "mlp/gate/weight_DF": f"{layer}mlp.gate_proj.weight F,D",
+        "mlp/up/weight_DF": f"{layer}mlp.up_proj.weight F,D",
+        "mlp/down/weight_DF": f"{layer}mlp.down_proj.weight D,F",
+    }
+    return Layout(leaves, block)
+
+
+# Phi-3: a stored tensor -> those that it joins along its first dimension, in this order.
+PHI3_PARTS = {
+    "self_attn.qkv_proj.weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj.weight": ("mlp.gate_proj", "mlp.up_proj"),
+}
+
+
+class SplitTensors:
+    """Tensors of Phi-3 as if its joined tensors were stored as the parts that Llama has."""
+
+    def __init__(self, tensors: Tensors, model: schema.Model):
+        self.path, self._tensors = tensors.path, tensors
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._parts: dict[str, tuple[str, int]] = {}  # name -> the stored tensor, its first row
+        rows = {
+            "q_proj": model.n_heads * model.d_head,
+            "k_proj": model.n_kv_heads * model.d_head,
+            "v_proj": model.n_kv_heads * model.d_head,
+            "gate_proj": model.d_ff,
+            "up_proj": model.d_ff,
+        }
+        for name, shape in tensors.shapes.items():
+            layer, parts = name, None
+            for joined, names in PHI3_PARTS.items():
+                if name.endswith(joined):
+                    layer, parts = name.removesuffix(joined), names
+            if parts is None:
+                self.shapes[name] = shape
+                continue
+            sizes = [rows[part.rpartition(".")[2]] for part in parts]
+            if shape[0] != sum(sizes):
+                raise ValueError(
+                    f"{self.path}: the tensor {name} has {shape[0]} rows, expected {sum(sizes)}"
+                )
+            first = 0
+            for part, size in zip(parts, sizes, strict=True):
+                full = f"{layer}{part}.weight"
+                self.shapes[full], self._parts[full] = (size, *shape[1:]), (name, first)
+                first += size
+
+    def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+        """As Tensors.read."""
+        if name not in self._parts:
+            return self._tensors.read(name, part)
+        stored, first = self._parts[name]
+        rows = part[0]
+        return self._tensors.read(stored, (slice(first + rows.start, first + rows.stop), *part[1:]))
+
+
+LazyTensor = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape, how it is made
+
+
+def join_tensors(tensors: list[LazyTensor]) -> list[LazyTensor]:
+    """Inverse of `SplitTensors`: Phi-3's joined tensors in place of their parts."""
+    by_name = {name: (shape, make) for name, shape, make in tensors}
+    joined: list[LazyTensor] = []
+    for name, shape, make in tensors:
+        whole = next(
+            (whole for whole, parts in PHI3_PARTS.items() if f"{parts[0]}.weight" in name), None
+        )
+        if whole is None:
+            if not any(f"{p}.weight" in name for parts in PHI3_PARTS.values() for p in parts):
+                joined.append((name, shape, make))
+            continue
+        layer = name.removesuffix(f"{PHI3_PARTS[whole][0]}.weight")
+        parts = [by_name[f"{layer}{part}.weight"] for part in PHI3_PARTS[whole]]
+        rows = sum(part_shape[0] for part_shape, _ in parts)
+
+        def make_whole(parts=parts):
+            return np.concatenate([make_part() for _, make_part in parts])
+
+        joined.append((f"{layer}{whole}", (rows, *shape[1:]), make_whole))
+    return joined
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorSlot:
     """A stored tensor and its place in our leaf: in which period of layers, and whether it is only
@@ -120,6 +232,7 @@ def token_table_name(layout: Layout) -> str:
 def letter_sizes(model: schema.Model) -> dict[str, int]:
     """Size of each dimension letter for this model."""
     widths = {"D": model.d_model, "N": model.n_heads, "H": model.d_head, "F": model.d_ff}
+    widths["K"] = model.n_kv_heads
     return widths | {"V": model.n_vocab, "T": model.n_ctx, "Q": 3, "1": 1}
 
 
@@ -134,7 +247,10 @@ def tensor_slots(layout: Layout, model: schema.Model) -> Iterator[TensorSlot]:
             name, dims = where.replace("{}", str(layer)).split()
             for q in range(3) if "*" in name else [None]:
                 full_name = name if q is None else name.replace("*", "qkv"[q])
-                yield TensorSlot(full_name, dims, f"periods/block_{block}/{leaf}", period, q)
+                if period < model.n_periods:
+                    yield TensorSlot(full_name, dims, f"periods/block_{block}/{leaf}", period, q)
+                else:
+                    yield TensorSlot(full_name, dims, f"remainder/block_{block}/{leaf}", None, q)
 
 
 def check(tensors: Tensors, layout: Layout, model: schema.Model) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config import data, parse
-from gptjax.data.tokenizers import build, gpt1_bpe, gpt2_bpe, openai_files, sentencepiece_tokenizer
+from gptjax.data.tokenizers import (
+    build,
+    gpt1_bpe,
+    gpt2_bpe,
+    json_tokenizer,
+    openai_files,
+    sentencepiece_tokenizer,
+)
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
 from gptjax.weights import tokenizer_json
@@ -104,6 +111,8 @@ def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
     """Returns the tokenizer of a folder of weights: a SentencePiece model in it, else `default`,
     with the published files if they are in it.
     """
+    if isinstance(default, data.TokenizerJson) and (folder / json_tokenizer.FILE).exists():
+        return dataclasses.replace(default, path=str(folder))
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
         if model.exists():
             return data.SentencePiece(path=str(model))
@@ -131,6 +140,9 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
     ValueError for another tokenizer.
     """
     advice = "set data.tokenizer to the one that the weights were trained with"
+    if isinstance(tokenizer, json_tokenizer.JsonTokenizer):
+        _check_json_tokenizer(folder, rows, spec, tokenizer, advice)
+        return []
     if tokenizer.n_vocab != rows:
         hint = (
             f"; if the rest is padding, --set model.n_vocab={tokenizer.n_vocab}"
@@ -174,6 +186,27 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
             "(Gpt2Bpe, Gpt1Bpe, Bytes, SentencePiece)"
         )
     return extra_symbols
+
+
+def _check_json_tokenizer(
+    folder: Path,
+    rows: int,
+    spec: data.Tokenizer,
+    tokenizer: json_tokenizer.JsonTokenizer,
+    advice: str,
+) -> None:
+    """Raises ValueError unless the folder's tokenizer.json, if it has one, is this one. Token
+    tables of families may have more rows than the tokenizer has ids."""
+    if tokenizer.n_vocab > rows:
+        raise ValueError(
+            f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has "
+            f"{tokenizer.n_vocab:,}; {advice}"
+        )
+    file = folder / json_tokenizer.FILE
+    if file.exists() and parse.read_bytes(file) != tokenizer.content:
+        raise ValueError(
+            f"the weights' own tokenizer is {file}, but data.tokenizer={spec}; {advice}"
+        )
 
 
 def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
@@ -222,6 +255,9 @@ def save(
 
     warn: called if transformers has no equivalent, so that it opens a different tokenizer or none.
     """
+    if isinstance(tokenizer, json_tokenizer.JsonTokenizer):
+        build.save_files(tokenizer, spec, folder)
+        return {TOKENIZER_KEY: repr(build.without_path(spec))}
     fast_tokenizer, difference = tokenizer_json.convert(tokenizer)
     if difference:
         effect = (

@@ -54,8 +54,8 @@ REFUSED_AT_ONCE = {
         "train.microbatch_rows=3 does not divide the batch of 8 rows",
     ),
     "period": (
-        ["--config=smoke", "--set", "model.attention=(Dense(), Dense(), Dense())"],
-        "not a whole number of periods",
+        ["--config=smoke", "--set", "model.positions=(Rotary(), Rotary(), Rotary())"],
+        "model.positions has 3 encodings for a period of",
     ),
 }
 

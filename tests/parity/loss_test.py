@@ -38,6 +38,24 @@ def test_chunks_change_nothing(monkeypatch, T, chunk_bytes):
     )
 
 
+def test_the_softcap_of_the_logits(monkeypatch):
+    """In chunks with gradients, against JAX's own; columns of padding stay out."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 3 * 256 * 4 * 5)
+    x, w, t, weights, n_vocab = arrays(16)
+
+    def capped(x, w):
+        return loss.cross_entropy(x, w, t, weights, n_vocab, softcap=2.0)
+
+    def reference(x, w):
+        y_BTV = 2.0 * jnp.tanh(jnp.einsum("BTD,VD->BTV", x, w[:n_vocab]) / 2.0)
+        target_BT = jnp.take_along_axis(y_BTV, t[..., None], axis=-1)[..., 0]
+        return jnp.sum(weights * (jax.nn.logsumexp(y_BTV, axis=-1) - target_BT))
+
+    found, expected = (jax.value_and_grad(fn, (0, 1))(x, w) for fn in (capped, reference))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    assert loss.cross_entropy(x, w, t, weights, n_vocab) > 1.1 * found[0]
+
+
 def test_logits_of_a_chunk_are_all_that_lives(monkeypatch):
     """No array of B x T x V elements in the compiled program's shapes when a chunk is smaller."""
     monkeypatch.setattr(loss, "CHUNK_BYTES", 3 * 256 * 4 * 8)

@@ -92,8 +92,8 @@ def test_one_row_alone(all_patterns):
 def test_a_ring_has_as_many_slots_as_its_window():
     model, params = machine((schema.Banded(window=5), schema.Dense()))
     memory, _ = prefill(inference.prepare(model, params), *texts(3, 9, width=16), capacity=T)
-    assert [layer.k_BNHS.shape for layer in memory.layers] == [(2, 4, 4, 5), (2, 4, 4, T)]
-    assert [layer.v_BNSH.shape for layer in memory.layers] == [(2, 4, 5, 4), (2, 4, T, 4)]
+    assert [layer.k_BKHS.shape for layer in memory.layers] == [(2, 4, 4, 5), (2, 4, 4, T)]
+    assert [layer.v_BKSH.shape for layer in memory.layers] == [(2, 4, 5, 4), (2, 4, T, 4)]
 
 
 def test_a_cache_that_grows(all_patterns):
@@ -156,7 +156,7 @@ def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     kinds = {x.dtype.name for x in jax.tree.leaves(reader.params) if x.ndim > 1}
     assert "bfloat16" in kinds and reader.params["norm"]["gain_D"].dtype == jnp.float32
     memory, _ = prefill(reader, tokens[:, :8], counts, capacity=T)
-    assert memory.layers[0].k_BNHS.dtype == jnp.bfloat16
+    assert memory.layers[0].k_BKHS.dtype == jnp.bfloat16
     read_to_the_end(reader, tokens, counts, memory, whole(model, params, tokens), 0.1)
 
 

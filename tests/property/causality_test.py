@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax.config import schema
 from gptjax.model import gpt, inference
 from gptjax.model.attention import dispatch, patterns, tpu_splash
 from tests import tiny
@@ -54,6 +55,16 @@ def test_splash_sees_just_its_pattern(name, monkeypatch):
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_no_future_through_all_layers(scan_layers):
     moved = sensitivity(tiny.replace_parts(tiny.config(), compute={"scan_layers": scan_layers}))
+    assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
+
+
+@pytest.mark.parametrize("changes", [
+    {"positions": (schema.Rotary(),), "heads": schema.AttentionHeads(n_kv_heads=2, qk_norm=True)},
+    {"norm": "both", "norm_type": schema.RMSNorm(), "mlp": schema.GeGLU(d_ff=8), "n_layers": 3},
+    {"heads": schema.AttentionHeads(sinks=True, softcap=2.0), "biases": "none"},
+], ids=str)  # fmt: skip
+def test_no_future_in_the_families_after_gpt3(changes):
+    moved = sensitivity(tiny.config(**changes))
     assert np.all(moved[np.triu_indices(12, 1)] == 0) and np.all(np.diag(moved) > 1e-7)
 
 

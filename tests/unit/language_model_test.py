@@ -15,7 +15,7 @@ from gptjax import evaluate, sample
 from gptjax.config import schema
 from gptjax.data.tokenizers import build
 from gptjax.language_model import LanguageModel
-from gptjax.model import activations, gpt, inference, layers
+from gptjax.model import gpt, inference, layers
 from gptjax.model.attention import patterns
 from gptjax.report import console
 from gptjax.sharding import device_mesh, rules
@@ -100,6 +100,13 @@ def test_logits_are_those_of_the_model_that_is_trained(kind, rows):
         np.testing.assert_allclose(m.logits(one), forward(m, rows)[1], atol=1e-5, rtol=0)
 
 
+def block_of(m, layer):
+    """The module and the parameters of a layer."""
+    lm = m.inference_model
+    params = gpt.layer_params(m.config.model, lm.params, layer)
+    return inference.block(lm, layer), params
+
+
 @pytest.mark.parametrize("kind", ["every pattern", "gpt1"])
 def test_hidden_states_lead_from_the_embeddings_to_the_logits(kind, rows):
     m = model(kind)
@@ -117,7 +124,7 @@ def test_hidden_states_lead_from_the_embeddings_to_the_logits(kind, rows):
         kind == "gpt1"
     ):  # layer norm is the last that a layer does, so that its mean over the width is the bias's
         return
-    block, params, _ = activations._block(m.inference_model, n - 1)
+    block, params = block_of(m, n - 1)
     x_BTD = block.apply(
         {"params": params}, states[n - 1], None, False
     )  # before the final layer norm
@@ -143,7 +150,7 @@ def test_attention_weights_are_those_of_the_layer_in_its_pattern(layer, rows):
     np.testing.assert_allclose(m.attention_weights(rows[1], layer), w_BNTS[1], atol=1e-6)
 
     assert m.train_step.model.execution_policy.kernel == "blocks"
-    block, params, _ = activations._block(m.inference_model, layer)
+    block, params = block_of(m, layer)
     _, captured = block.apply(
         {"params": params}, m.hidden_states(rows)[layer], None, False,
         capture_intermediates=lambda m, _: type(m) in (layers.Attention, layers.QKVProjection),

@@ -13,7 +13,13 @@ from typing import Protocol, assert_never
 
 from gptjax.config import data, parse
 from gptjax.data import unicode
-from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe, openai_files, sentencepiece_tokenizer
+from gptjax.data.tokenizers import (
+    gpt1_bpe,
+    gpt2_bpe,
+    json_tokenizer,
+    openai_files,
+    sentencepiece_tokenizer,
+)
 from gptjax.runtime import atomic
 
 
@@ -67,6 +73,10 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
     match tokenizer, spec:
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
             atomic.save(run / "tokenizer.model", model)
+        case json_tokenizer.JsonTokenizer(content=content, config=config), _:
+            if config is not None:
+                atomic.save(run / json_tokenizer.CONFIG_FILE, config)
+            atomic.save(run / json_tokenizer.FILE, content)
         case _, data.Gpt1Bpe(path=str(path)) | data.Gpt2Bpe(path=str(path)):
             for name, content in openai_files.load(_published_files(spec), path).items():
                 atomic.save(run / name, content)
@@ -77,6 +87,8 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     `spec` itself if there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
+    if isinstance(spec, data.TokenizerJson) and (run / json_tokenizer.FILE).exists():
+        return dataclasses.replace(spec, path=str(run))
     if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all(
         (run / name).exists() for name in _published_files(spec).digests
     ):
@@ -126,5 +138,12 @@ def build(
             if model_path is not None:
                 atomic.save(model_path, model.model)
             return model
+        case data.TokenizerJson(path=str(path)):
+            return json_tokenizer.load(parse.path(path))
+        case data.TokenizerJson():
+            raise ValueError(
+                "data.tokenizer=TokenizerJson() names no file: give the model's tokenizer.json, "
+                "TokenizerJson(path=...)"
+            )
         case _:
             assert_never(spec)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gptjax.config import schema
+from gptjax.model.attention import scores
 from gptjax.sharding import rules
 
 
@@ -34,6 +35,7 @@ def attend(
     pattern: schema.Attention,
     segments_BT: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """reference.attend where `sharding` shards T over a mesh axis.
 
@@ -45,7 +47,7 @@ def attend(
     n, T = sharding.n_shards("T"), q_BTNH.shape[1]
     key, rate = dropout if dropout is not None else (None, 0.0)
 
-    def attend_shard(q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+    def attend_shard(q_BTNH, k_BTNH, v_BTNH, segments_BT, key, softmax):
         if key is not None:  # different dropout on each device
             key = jax.random.fold_in(
                 key, jax.lax.axis_index((*sharding.axes("B"), axis, *sharding.axes("N")))
@@ -53,16 +55,19 @@ def attend(
         # A halo that reaches from the last shard to the first is as large as an all-gather.
         fits_halo = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
         return (_attend_with_halo if fits_halo else _attend_all_gather)(
-            kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key
+            kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key, softmax
         )
 
     heads, row = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BT", q_BTNH.shape[:2])
-    return sharding.shard_map(attend_shard, (heads, heads, heads, row, PartitionSpec()), heads)(
-        q_BTNH, k_BTNH, v_BTNH, segments_BT, key
+    in_specs = (heads, heads, heads, row, PartitionSpec(), sharding.spec("N", q_BTNH.shape[2:3]))
+    return sharding.shard_map(attend_shard, in_specs, heads)(
+        q_BTNH, k_BTNH, v_BTNH, segments_BT, key, softmax
     )
 
 
-def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key):
+def _attend_with_halo(
+    kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key, softmax
+):
     T, reach = q_BTNH.shape[1], pattern.window - 1
 
     def with_halo(x):
@@ -80,7 +85,7 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
 
     dropout = None if key is None else (key, rate)
     if not reach:
-        return kernel(q_BTNH, k_BTNH, v_BTNH, pattern, segments_BT, dropout)
+        return kernel(q_BTNH, k_BTNH, v_BTNH, pattern, segments_BT, dropout, softmax)
     exists_1S = (jax.lax.axis_index(axis) * T + jnp.arange(-reach, T) >= 0)[None]
     segments_BS = jnp.where(
         exists_1S,
@@ -89,14 +94,15 @@ def _attend_with_halo(kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, se
         else with_halo(segments_BT),
         -1,
     )
-    return kernel(q_BTNH, with_halo(k_BTNH), with_halo(v_BTNH), pattern, segments_BS, dropout)
+    k_BSNH, v_BSNH = with_halo(k_BTNH), with_halo(v_BTNH)
+    return kernel(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout, softmax)
 
 
 def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
     """Attention over all-gathered keys, with queries swapped to balance the work.
 
-    arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None. The backward pass gathers
-    again, so that no gathered array is saved.
+    arrays: q, k, v (B, T, N, H), segments (B, T) or None, key or None, softmax. The backward pass
+    gathers again, so that no gathered array is saved.
     """
     T = arrays[0].shape[1]
     half = T // 2
@@ -109,7 +115,7 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
         return jnp.concatenate([x[:, :half], other], axis=1)
 
-    def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key):
+    def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key, softmax):
         """Attention of device i's queries: its own first half, the second half of n - 1 - i."""
         parts = []
         for number, (queries, end) in enumerate(
@@ -120,17 +126,20 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
             segments = None if segments_BS is None else segments_BS[:, :end]
             dropout = None if key is None else (jax.random.fold_in(key, number), rate)
             parts.append(
-                kernel(queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout)
+                kernel(
+                    queries, k_BSNH[:, :end], v_BSNH[:, :end], pattern, segments, dropout, softmax
+                )
             )
         return jnp.concatenate(parts, axis=1)
 
-    def exchange(q, k, v, segments, key):
+    def exchange(q, k, v, segments, key, softmax):
         return (
             swap_halves(q),
             all_gather(k),
             all_gather(v),
             None if segments is None else all_gather(segments),
             key,
+            softmax,
         )
 
     def switch_by_device(fn, *operands):
@@ -148,12 +157,15 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         return attend(*arrays), arrays
 
     def backward(arrays, g):
-        def pull(i, g, q, k, v, segments, key):
-            return jax.vjp(lambda q, k, v: attend_share(i, q, k, v, segments, key), q, k, v)[1](g)
+        def pull(i, g, q, k, v, segments, key, softmax):
+            def attend_arrays(q, k, v, softmax):
+                return attend_share(i, q, k, v, segments, key, softmax)
 
-        dq, dk, dv = switch_by_device(pull, swap_halves(g), *exchange(*arrays))
+            return jax.vjp(attend_arrays, q, k, v, softmax)[1](g)
+
+        dq, dk, dv, dsoftmax = switch_by_device(pull, swap_halves(g), *exchange(*arrays))
         dk, dv = (jax.lax.psum_scatter(x, axis, scatter_dimension=1, tiled=True) for x in (dk, dv))
-        return swap_halves(dq), dk, dv, None, None
+        return swap_halves(dq), dk, dv, None, None, dsoftmax
 
     attend.defvjp(forward, backward)
     return attend(*arrays)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.model.attention import cpu_tiles, reference
+from gptjax.model.attention import cpu_tiles, reference, scores
 from gptjax.sharding.shapes import shaped
 
 # Above this many tokens cpu_tiles is faster, with a fraction of the memory (dense at 4,096: 1/17).
@@ -24,11 +24,12 @@ def uses_tiles(n_queries: int, n_keys: int, has_dropout: bool) -> bool:
 @shaped
 def attend(
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """reference.attend on one block of queries after another, each with only the keys between the
     first and the last that it sees.
@@ -37,9 +38,9 @@ def attend(
     for a band of W keys. If `uses_tiles`, cpu_tiles.py computes it instead. Dropout masks are drawn
     differently from the reference's.
     """
-    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     if uses_tiles(T, S, dropout is not None):
-        return cpu_tiles.attend(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
+        return cpu_tiles.attend(q_BTNH, k_BSKH, v_BSKH, pattern, segments_BS, softmax)
     block = max(
         MIN_BLOCK,
         -(-T // MAX_BLOCKS),
@@ -57,11 +58,12 @@ def attend(
         parts.append(
             reference.attend(
                 q_BTNH[:, start:end],
-                k_BSNH[:, first:last],
-                v_BSNH[:, first:last],
+                k_BSKH[:, first:last],
+                v_BSKH[:, first:last],
                 pattern,
                 None if segments_BS is None else segments_BS[:, first:last],
                 None if dropout is None else (jax.random.fold_in(dropout[0], number), dropout[1]),
+                softmax,
             )
         )
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.model.attention import patterns
+from gptjax.model.attention import patterns, scores
 from gptjax.sharding.shapes import shaped
 
 TILE = 256  # queries and keys; 128 was slower, 512 slower for bands (docs/log.md, 2026-11-22)
@@ -25,10 +25,11 @@ MASK_VALUE = -1e30
 @shaped
 def attend(
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """reference.attend for T = S without dropout, in float32, since bfloat16 is slower on CPU.
     Strided and fixed patterns show keys in every tile, so they cost as much as dense.
@@ -39,9 +40,12 @@ def attend(
         segments_BS = jnp.pad(segments_BS, ((0, 0), (0, pad)))
     q, k, v = (
         jnp.swapaxes(jnp.pad(x.astype(jnp.float32), ((0, 0), (0, pad), (0, 0), (0, 0))), 1, 2)
-        for x in (q_BTNH, k_BSNH, v_BSNH)
+        for x in (q_BTNH, k_BSKH, v_BSKH)
     )
-    o_BNTH = cast(jax.Array, _attend_tiles(pattern, q * H**-0.5, k, v, segments_BS))
+    o_BNTH = cast(
+        jax.Array,
+        _attend_tiles(pattern, softmax.softcap, q * H**-0.5, k, v, segments_BS, softmax.sinks_N),
+    )
     return jnp.swapaxes(o_BNTH, 1, 2)[:, :T].astype(q_BTNH.dtype)
 
 
@@ -64,29 +68,28 @@ def _loop_over_keys(pattern, i, tile, carry):
     return jax.lax.fori_loop(first, i + 1, lambda j, carry: tile(j, carry, pattern), carry)
 
 
-def _scores(tile_pattern, q_BNTH, k_BNSH, segments_BS, i, j):
-    """Scores (B, N, T, S) of tile (i, j), with MASK_VALUE where masked."""
-    scores_BNTS = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BNSH)
-    offsets = jnp.arange(TILE)
+def _scores(tile_pattern, softcap, q_BNTH, k_BKSH, segments_BS, i, j):
+    """Returns (scores (B, N, T, S) of tile (i, j), with MASK_VALUE where masked, and without)."""
+    capped_BNTS = scores.cap(scores.grouped_einsum("BNTH,BNSH->BNTS", q_BNTH, k_BKSH), softcap)
+    offsets, scores_BNTS = jnp.arange(TILE), capped_BNTS
     if tile_pattern is not None:
-        visible_TS = patterns.mask_fn(
-            tile_pattern, (i * TILE + offsets)[:, None], (j * TILE + offsets)[None]
-        )
-        scores_BNTS = jnp.where(visible_TS[None, None], scores_BNTS, MASK_VALUE)
+        queries, keys = (i * TILE + offsets)[None], (j * TILE + offsets)[None]
+        visible_1NTS = patterns.heads_mask(tile_pattern, queries, keys, q_BNTH.shape[1])
+        scores_BNTS = jnp.where(visible_1NTS, scores_BNTS, MASK_VALUE)
     if segments_BS is not None:
         same_BTS = (
             _slice_tile(segments_BS, i, 1)[:, :, None] == _slice_tile(segments_BS, j, 1)[:, None]
         )
         scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, MASK_VALUE)
-    return scores_BNTS
+    return scores_BNTS, capped_BNTS
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_tiles(pattern, q, k, v, segments):
-    return _forward(pattern, q, k, v, segments)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend_tiles(pattern, softcap, q, k, v, segments, sinks):
+    return _forward(pattern, softcap, q, k, v, segments, sinks)[0]
 
 
-def _forward(pattern, q, k, v, segments):
+def _forward(pattern, softcap, q, k, v, segments, sinks):
     B, N, T, H = q.shape
 
     def rows(i):
@@ -94,29 +97,30 @@ def _forward(pattern, q, k, v, segments):
 
         def tile(j, carry, tile_pattern):
             o, row_max, row_sum = carry
-            scores = _scores(tile_pattern, q_i, _slice_tile(k, j), segments, i, j)
-            new_max = jnp.maximum(row_max, scores.max(-1))
-            weights = jnp.exp(scores - new_max[..., None])
+            tile_scores, _ = _scores(tile_pattern, softcap, q_i, _slice_tile(k, j), segments, i, j)
+            new_max = jnp.maximum(row_max, tile_scores.max(-1))
+            weights = jnp.exp(tile_scores - new_max[..., None])
             rescale = jnp.exp(row_max - new_max)
-            increment = jnp.einsum("BNTS,BNSH->BNTH", weights, _slice_tile(v, j))
+            increment = scores.grouped_einsum("BNTS,BNSH->BNTH", weights, _slice_tile(v, j))
             return o * rescale[..., None] + increment, new_max, row_sum * rescale + weights.sum(-1)
 
-        init = (
-            jnp.zeros((B, N, TILE, H)),
-            jnp.full((B, N, TILE), MASK_VALUE),
-            jnp.zeros((B, N, TILE)),
-        )
+        if sinks is None:
+            row_max, row_sum = jnp.full((B, N, TILE), MASK_VALUE), jnp.zeros((B, N, TILE))
+        else:  # a row begins with its sink, whose value is 0
+            row_max = jnp.broadcast_to(sinks[None, :, None], (B, N, TILE))
+            row_sum = jnp.ones((B, N, TILE))
+        init = jnp.zeros((B, N, TILE, H)), row_max, row_sum
         o, row_max, row_sum = _loop_over_keys(pattern, i, tile, init)
         return o / row_sum[..., None], row_max + jnp.log(row_sum)
 
     o, lse = jax.lax.map(rows, jnp.arange(T // TILE))
     o, lse = (jnp.moveaxis(x, 0, 2).reshape(B, N, T, *x.shape[4:]) for x in (o, lse))
-    return o, (q, k, v, segments, o, lse)
+    return o, (q, k, v, segments, sinks, o, lse)
 
 
-def _backward(pattern, residuals, do):
-    q, k, v, segments, o, lse = residuals
-    B, N, T, H = q.shape
+def _backward(pattern, softcap, residuals, do):
+    q, k, v, segments, sinks, o, lse = residuals
+    B, K, T, H = k.shape
     delta = jnp.sum(do * o, -1)  # FlashAttention's D, Algorithm 4
     # The gradients of keys and values have H before T: XLA on CPU computes "HT,TS->HS" directly,
     # but for "TS,TH->SH" it would transpose every tile of weights first.
@@ -130,19 +134,27 @@ def _backward(pattern, residuals, do):
         def tile(j, carry, tile_pattern):
             dq_i, dk_H, dv_H = carry
             k_j, v_j = _slice_tile(k, j), _slice_tile(v, j)
-            weights = jnp.exp(_scores(tile_pattern, q_i, k_j, segments, i, j) - lse_i[..., None])
-            dscores = weights * (jnp.einsum("BNTH,BNSH->BNTS", do_i, v_j) - delta_i[..., None])
-            dk_H = dk_H.at[j].add(jnp.einsum("BNHT,BNTS->BNHS", q_Hi, dscores))
-            dv_H = dv_H.at[j].add(jnp.einsum("BNHT,BNTS->BNHS", do_Hi, weights))
-            return dq_i + jnp.einsum("BNTS,BNSH->BNTH", dscores, k_j), dk_H, dv_H
+            tile_scores, capped = _scores(tile_pattern, softcap, q_i, k_j, segments, i, j)
+            weights = jnp.exp(tile_scores - lse_i[..., None])
+            dweights = scores.grouped_einsum("BNTH,BNSH->BNTS", do_i, v_j)
+            dscores = weights * (dweights - delta_i[..., None])
+            if softcap is not None:
+                dscores = dscores * (1 - jnp.square(capped / softcap))
+            dk_j = scores.group_sum_einsum("BNHT,BNTS->BNHS", q_Hi, dscores, K)
+            dv_j = scores.group_sum_einsum("BNHT,BNTS->BNHS", do_Hi, weights, K)
+            dq_j = scores.grouped_einsum("BNTS,BNSH->BNTH", dscores, k_j)
+            return dq_i + dq_j, dk_H.at[j].add(dk_j), dv_H.at[j].add(dv_j)
 
         dq_i, dk_H, dv_H = _loop_over_keys(pattern, i, tile, (jnp.zeros(q_i.shape), dk_H, dv_H))
         return jax.lax.dynamic_update_slice_in_dim(dq, dq_i, i * TILE, 2), dk_H, dv_H
 
-    tiles = jnp.zeros((T // TILE, B, N, H, TILE))
+    tiles = jnp.zeros((T // TILE, B, K, H, TILE))
     dq, dk_H, dv_H = jax.lax.fori_loop(0, T // TILE, rows, (jnp.zeros(q.shape), tiles, tiles))
-    dk, dv = (jnp.transpose(x, (1, 2, 0, 4, 3)).reshape(B, N, T, H) for x in (dk_H, dv_H))
-    return dq, dk, dv, None
+    dk, dv = (jnp.transpose(x, (1, 2, 0, 4, 3)).reshape(B, K, T, H) for x in (dk_H, dv_H))
+    dsinks = None
+    if sinks is not None:
+        dsinks = -jnp.sum(jnp.exp(sinks[None, :, None] - lse) * delta, axis=(0, 2))
+    return dq, dk, dv, None, dsinks
 
 
 _attend_tiles.defvjp(_forward, _backward)

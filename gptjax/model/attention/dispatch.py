@@ -15,6 +15,7 @@ from gptjax.model.attention import (
     gpu_cudnn,
     gpu_flash,
     reference,
+    scores,
     tpu_splash,
 )
 from gptjax.sharding import rules
@@ -60,22 +61,32 @@ def select(
     has_segments: bool = False,
     is_aligned: bool = True,
     is_even: bool = True,
+    is_plain: bool = True,
+    is_grouped: bool = False,
 ) -> tuple[str, str]:
     """Returns (the kernel to use, why it is not `kernel` or "").
 
     has_dropout: dropout on the attention weights. has_segments: attention within documents.
-    is_aligned: as many queries as keys. is_even: an even number of queries.
+    is_aligned: as many queries as keys. is_even: an even number of queries. is_plain: neither
+    softcap nor sinks. is_grouped: several query heads share keys and values.
     """
     if kernel not in PLATFORMS:
         return kernel, ""
     if has_dropout:
         return "reference", "attention dropout"
+    reasons = []
     if kernel == "cudnn":
         reason = gpu_cudnn.unsupported_reason(
-            pattern, jnp.dtype(dtype), d_head, has_segments, is_aligned, is_even
+            pattern, jnp.dtype(dtype), d_head, has_segments, is_aligned, is_even, is_plain
         )
-        return ("flash" if reason else kernel), reason
-    return kernel, ""
+        if not reason:
+            return kernel, ""
+        kernel, reasons = "flash", [reason]
+    if kernel == "flash" and (
+        reason := gpu_flash.unsupported_reason(pattern, is_plain, is_grouped)
+    ):
+        kernel, reasons = "reference", [*reasons, reason]
+    return kernel, "; ".join(reasons)
 
 
 def holds_scores(kernel: str, model: schema.Model, dtype, has_segments: bool) -> bool:
@@ -105,6 +116,8 @@ def _in_training(
         has_dropout=has_dropout,
         has_segments=has_segments,
         is_even=is_even,
+        is_plain=model.heads.softcap is None and not model.heads.sinks,
+        is_grouped=model.n_kv_heads < model.n_heads,
     )
 
 
@@ -123,11 +136,12 @@ def describe(kernel: str, model: schema.Model, dtype, has_segments: bool) -> str
 def attend_local(
     kernel: str,
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """reference.attend on the arrays of one device, by `kernel` or, where that does not support the
     case, by another that does.
@@ -139,10 +153,12 @@ def attend_local(
         q_BTNH.shape[3],
         has_dropout=dropout is not None,
         has_segments=segments_BS is not None,
-        is_aligned=q_BTNH.shape[1] == k_BSNH.shape[1],
+        is_aligned=q_BTNH.shape[1] == k_BSKH.shape[1],
         is_even=q_BTNH.shape[1] % 2 == 0,
+        is_plain=softmax.is_plain,
+        is_grouped=k_BSKH.shape[2] < q_BTNH.shape[2],
     )
-    o_BTNH = KERNELS[name](q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
+    o_BTNH = KERNELS[name](q_BTNH, k_BSKH, v_BSKH, pattern, segments_BS, dropout, softmax)
     if name in ("splash", "flash"):  # these name their own residuals
         return o_BTNH
     return checkpoint_name(o_BTNH, "attention")
@@ -152,11 +168,12 @@ def attend(
     kernel: str,
     sharding: rules.Sharding,
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: tuple[jax.Array, float] | None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """`attend_local` on arrays sharded by `sharding`: each device computes its rows and heads and,
     with context parallelism, its part of the sequence.
@@ -166,20 +183,22 @@ def attend(
             functools.partial(attend_local, kernel),
             sharding,
             q_BTNH,
-            k_BSNH,
-            v_BSNH,
+            k_BSKH,
+            v_BSKH,
             pattern,
             segments_BS,
             dropout,
+            softmax,
         )
     if kernel not in PLATFORMS or dropout is not None:
-        return attend_local(kernel, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout)
+        return attend_local(kernel, q_BTNH, k_BSKH, v_BSKH, pattern, segments_BS, dropout, softmax)
 
-    def attend_shard(q_BTNH, k_BSNH, v_BSNH, segments_BS):
-        return attend_local(kernel, q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS)
+    def attend_shard(q_BTNH, k_BSKH, v_BSKH, segments_BS, softmax):
+        return attend_local(kernel, q_BTNH, k_BSKH, v_BSKH, pattern, segments_BS, None, softmax)
 
-    queries, keys = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BSNH", k_BSNH.shape)
+    queries, keys = sharding.spec("BTNH", q_BTNH.shape), sharding.spec("BSNH", k_BSKH.shape)
     rows = None if segments_BS is None else sharding.spec("BS", segments_BS.shape)
-    return sharding.shard_map(attend_shard, (queries, keys, keys, rows), queries)(
-        q_BTNH, k_BSNH, v_BSNH, segments_BS
+    heads = sharding.spec("N", q_BTNH.shape[2:3])
+    return sharding.shard_map(attend_shard, (queries, keys, keys, rows, heads), queries)(
+        q_BTNH, k_BSKH, v_BSKH, segments_BS, softmax
     )

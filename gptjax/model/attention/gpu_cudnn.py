@@ -3,6 +3,7 @@
 import jax
 
 from gptjax.config import schema
+from gptjax.model.attention import scores
 from gptjax.sharding.shapes import shaped
 
 
@@ -13,10 +14,13 @@ def unsupported_reason(
     has_segments: bool,
     is_aligned: bool,
     is_even: bool,
+    is_plain: bool,
 ) -> str:
     """Why cuDNN cannot compute this case, or "". is_aligned: as many queries as keys. is_even: an
-    even number of them.
+    even number of them. is_plain: neither softcap nor sinks.
     """
+    if not is_plain:
+        return "cuDNN has neither softcap nor sinks"
     if not isinstance(pattern, schema.Dense | schema.Banded):
         return "cuDNN has no such pattern"
     if dtype.itemsize != 2:
@@ -33,16 +37,18 @@ def unsupported_reason(
 @shaped
 def attend(
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: None = None,
     dropout: None = None,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """reference.attend on the arrays of one device, where `unsupported_reason` returns "". Blocks
     outside a band are skipped.
     """
+    assert softmax.is_plain
     window = (pattern.window - 1, 0) if isinstance(pattern, schema.Banded) else None
     return jax.nn.dot_product_attention(
-        q_BTNH, k_BSNH, v_BSNH, is_causal=True, local_window_size=window, implementation="cudnn"
+        q_BTNH, k_BSKH, v_BSKH, is_causal=True, local_window_size=window, implementation="cudnn"
     )

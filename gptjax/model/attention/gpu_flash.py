@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from gptjax.config import schema
-from gptjax.model.attention import patterns
+from gptjax.model.attention import patterns, scores
 from gptjax.sharding.shapes import shaped
 
 TILE_SIZES = (64, 32)  # queries and keys of a tile
@@ -39,6 +39,18 @@ class KernelPlan:
     interpret: bool
 
 
+def unsupported_reason(pattern: schema.Attention, is_plain: bool, is_grouped: bool) -> str:
+    """Why this kernel cannot compute a case, or "". is_plain: neither softcap nor sinks.
+    is_grouped: several query heads share keys and values."""
+    if not is_plain:
+        return "the flash kernel has neither softcap nor sinks"
+    if is_grouped:
+        return "the flash kernel has no shared key heads"
+    if patterns.differs_by_head(pattern):
+        return "the flash kernel shows all heads the same keys"
+    return ""
+
+
 @shaped
 def attend(
     q_BTNH: jax.Array,
@@ -47,12 +59,14 @@ def attend(
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: None = None,
+    softmax: scores.Softmax = scores.PLAIN,
     interpret: bool = False,
 ) -> jax.Array:
-    """reference.attend without dropout, on the arrays of one device. interpret: run on CPU, slowly,
+    """reference.attend without dropout, on the arrays of one device, where `unsupported_reason`
+    returns "". interpret: run on CPU, slowly,
     for tests.
     """
-    assert dropout is None
+    assert dropout is None and softmax.is_plain
     T, S = q_BTNH.shape[1], k_BSNH.shape[1]
     # A tile of 32 is taken to cost half as much as one of 64, not a quarter: chosen where fewer
     # than twice as many are visited.

@@ -17,7 +17,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 
 from gptjax.config import schema
-from gptjax.model.attention import patterns
+from gptjax.model.attention import patterns, scores
 from gptjax.sharding.shapes import shaped
 
 BLOCK_SIZES = (128, 256, 384, 512)  # queries or keys of a block; the kernel needs multiples of 128
@@ -32,11 +32,12 @@ MAX_DQ_COPIES = 1
 @shaped
 def attend(
     q_BTNH: jax.Array,
-    k_BSNH: jax.Array,
-    v_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
     pattern: schema.Attention,
     segments_BS: jax.Array | None = None,
     dropout: None = None,
+    softmax: scores.Softmax = scores.PLAIN,
     interpret: bool = False,
 ) -> jax.Array:
     """reference.attend without dropout, on the arrays of one device: under a mesh, call it inside
@@ -45,21 +46,36 @@ def attend(
     interpret: run on CPU, slowly, for tests.
     """
     assert dropout is None
-    T, S = q_BTNH.shape[1], k_BSNH.shape[1]
-    kernel, blocks = _make_kernel(pattern, T, S, q_BTNH.shape[-1], q_BTNH.dtype.itemsize, interpret)
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    kernel, blocks = _make_kernel(
+        pattern,
+        T,
+        S,
+        q_BTNH.shape[-1],
+        q_BTNH.dtype.itemsize,
+        interpret,
+        q_BTNH.shape[2] if patterns.differs_by_head(pattern) else 1,
+        softmax.softcap,
+    )
     # Padding queries share a block with real ones, so it is visited and their outputs are finite;
     # causality hides padding keys.
     q_BNTH = _pad_to_block(
         q_BTNH * jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype), blocks.block_q
     ).swapaxes(1, 2)
-    k_BNSH, v_BNSH = (_pad_to_block(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    k_BKSH, v_BKSH = (_pad_to_block(x, blocks.block_kv).swapaxes(1, 2) for x in (k_BSKH, v_BSKH))
     segments = None
     if segments_BS is not None:
         segments = splash.SegmentIds(
             _pad_to_block(segments_BS[:, S - T :], blocks.block_q),
             _pad_to_block(segments_BS, blocks.block_kv),
         )
-    o_BNTH = cast(jax.Array, jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segments))
+    if softmax.sinks_N is None:
+        o_BNTH = jax.vmap(kernel)(q_BNTH, k_BKSH, v_BKSH, segments)
+    else:
+        o_BNTH = jax.vmap(kernel, (0, 0, 0, 0, None))(
+            q_BNTH, k_BKSH, v_BKSH, segments, softmax.sinks_N
+        )
+    o_BNTH = cast(jax.Array, o_BNTH)
     return o_BNTH.swapaxes(1, 2)[:, :T]
 
 
@@ -91,10 +107,16 @@ class StoredMask(masks.Mask):
     evaluated on demand, and equal ones once.
     """
 
-    def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int):
-        self.pattern, self.queries, self.S = pattern, queries, S
+    def __init__(self, pattern: schema.Attention, queries: np.ndarray, S: int, head: int = 0):
+        self.pattern, self.queries, self.S, self.head = pattern, queries, S, head
         # Shifting queries and keys by this much leaves the mask unchanged.
-        self.period = pattern.block if isinstance(pattern, schema.Fixed) else 1
+        match pattern:
+            case schema.Fixed(block=block):
+                self.period = block
+            case schema.BlockSparse(block=block, stride=stride):
+                self.period = block * stride
+            case _:
+                self.period = 1
         self.block_cache: dict[tuple[bytes, int, int], np.ndarray] = {}
 
     @property
@@ -108,7 +130,10 @@ class StoredMask(masks.Mask):
         key = queries.tobytes(), first, end
         if key not in self.block_cache:
             self.block_cache[key] = patterns.mask_fn(
-                self.pattern, queries[:, None], np.arange(first, end, dtype=np.int32)[None]
+                self.pattern,
+                queries[:, None],
+                np.arange(first, end, dtype=np.int32)[None],
+                self.head,
             )
         return self.block_cache[key]
 
@@ -128,15 +153,25 @@ class ComputedMask(StoredMask):
 
 @functools.lru_cache(maxsize=64)
 def _make_kernel(
-    pattern: schema.Attention, T: int, S: int, d_head: int, itemsize: int, interpret: bool
+    pattern: schema.Attention,
+    T: int,
+    S: int,
+    d_head: int,
+    itemsize: int,
+    interpret: bool,
+    n_masks: int = 1,
+    softcap: float | None = None,
 ) -> tuple[splash.SplashAttentionKernel, splash.BlockSizes]:
-    """Returns the kernel for T queries and S keys (any number of heads) and its block sizes. Its
-    arrays are NumPy arrays, so that it can be cached across traces.
+    """Returns the kernel for T queries and S keys and its block sizes. Its arrays are NumPy arrays,
+    so that it can be cached across traces. n_masks: 1 for any number of heads with the same mask,
+    or the number of heads.
     """
     blocks = _block_sizes(pattern, T, S, d_head, itemsize)
     queries = np.arange(S - T, S + -T % blocks.block_q, dtype=np.int32)
     kind = ComputedMask if isinstance(pattern, schema.Dense | schema.Banded) else StoredMask
-    mask = masks.MultiHeadMask([kind(pattern, queries, S + -S % blocks.block_kv)])
+    mask = masks.MultiHeadMask(
+        [kind(pattern, queries, S + -S % blocks.block_kv, head) for head in range(n_masks)]
+    )
     sizes = blocks.block_q, blocks.block_kv
     forward, mask_function = mask_info.process_mask(mask, sizes)
     dkv, _ = mask_info.process_mask_dkv(mask, sizes, shrink_grid=not blocks.use_fused_bwd_kernel)
@@ -148,7 +183,7 @@ def _make_kernel(
         is_mqa=False,
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
-        attn_logits_soft_cap=None,
+        attn_logits_soft_cap=softcap,
         # Of config/compute.py's REMAT_NAMES: if saved, the backward pass skips this kernel.
         residual_checkpoint_name="attention",
         mask_function=mask_function,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.model.attention import patterns
+from gptjax.model.attention import patterns, scores
 from gptjax.sharding.shapes import shaped
 
 # Queries are processed in at most MAX_BLOCKS blocks of at least MIN_BLOCK: a block ignores the keys
@@ -34,9 +34,10 @@ class TokenTree(flax.struct.PyTreeNode):
 def attend(
     tree: TokenTree,
     q_BTNH: jax.Array,
-    k_BTNH: jax.Array,
-    v_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
     pattern: schema.Attention,
+    softmax: scores.Softmax = scores.PLAIN,
 ) -> jax.Array:
     """Attention of each node over its ancestors and itself, as reference.attend computes it.
     Returns (B, T, N, H). Scores and softmax are float32.
@@ -50,18 +51,18 @@ def attend(
         ancestor_BTS = (nodes_T[None, None, :end] <= nodes_T[None, start:end, None]) & (
             nodes_T[None, start:end, None] < tree.ends_BT[:, None, :end]
         )
-        positions = tree.positions_BT[:, start:end, None], tree.positions_BT[:, None, :end]
-        visible_BTS = ancestor_BTS & patterns.mask_fn(pattern, *positions)
-        scores_BNTS = jnp.einsum(
+        visible_BNTS = ancestor_BTS[:, None] & patterns.heads_mask(
+            pattern, tree.positions_BT[:, start:end], tree.positions_BT[:, :end], q_BTNH.shape[2]
+        )
+        scores_BNTS = scores.grouped_einsum(
             "BTNH,BSNH->BNTS",
             q_BTNH[:, start:end],
-            k_BTNH[:, :end],
+            k_BTKH[:, :end],
             preferred_element_type=jnp.float32,
         )
-        weights_BNTS = jax.nn.softmax(
-            jnp.where(visible_BTS[:, None], scores_BNTS, jnp.finfo(jnp.float32).min), axis=-1
-        )
+        weights_BNTS = scores.weights(scores_BNTS, visible_BNTS, softmax)
+        values = v_BTKH[:, :end]
         parts.append(
-            jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(v_BTNH.dtype), v_BTNH[:, :end])
+            scores.grouped_einsum("BNTS,BSNH->BTNH", weights_BNTS.astype(values.dtype), values)
         )
     return jnp.concatenate(parts, axis=1)

@@ -121,9 +121,15 @@ class ClassificationStep(step.TrainStep):
             jnp.arange(T)[None] < last_M1, 1 / (M * last_M1.astype(jnp.float32)), 0
         )
         targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
-        model, table_VD = self.config.model, params["gpt"]["token_VD"]
+        model, table_VD = self.config.model, gpt.output_table(params["gpt"])
         return total + lm_weight * loss.cross_entropy(
-            x_MTD, table_VD, targets_MT, weights_MT, model.n_vocab, self.model.sharding
+            x_MTD,
+            table_VD,
+            targets_MT,
+            weights_MT,
+            model.n_vocab,
+            self.model.sharding,
+            model.logits_softcap,
         )
 
 
@@ -140,7 +146,7 @@ def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
 def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> ClassificationStep:
     """The step of a config with a task, on a mesh."""
     assert config.task is not None
-    sharding = rules.Sharding(rules.PRESETS[config.mesh.sharding], mesh)
+    sharding = rules.Sharding(rules.for_config(config), mesh)
     model = Classifier(
         config.model, gpt.execution_policy(config.compute, platform), sharding, config.task
     )

@@ -17,7 +17,7 @@ def transfer_params(
     model: the new one's sizes, which differ from the old one's in vocabulary and context alone;
     n_vocab: the old one's, whose rows are taken, so that special tokens stay new.
 
-    The layer norm after the last layer (pre-LN models) comes with Everything only. ValueError
+    The norm after the last layer (unless norms are post) comes with Everything only. ValueError
     for more layers than there are."""
     match transfer:
         case Nothing():
@@ -31,21 +31,30 @@ def transfer_params(
                     "many or fewer"
                 )
     params = dict(new)
-    params["token_VD"] = new["token_VD"].at[:n_vocab].set(old["token_VD"][:n_vocab])
-    params["position_TD"] = old["position_TD"][: model.n_ctx]
+    for table in ("token_VD", "output_VD"):
+        if table in new:
+            params[table] = new[table].at[:n_vocab].set(old[table][:n_vocab])
+    if "position_TD" in new:
+        params["position_TD"] = old["position_TD"][: model.n_ctx]
     if "norm" in new and isinstance(transfer, Everything):
         params["norm"] = old["norm"]
     period = len(model.attention)
-    blocks = {}
-    for name, block in new["periods"].items():  # block_i: layer i of each period
-        use_old = jnp.arange(model.n_periods) * period + int(name.rpartition("_")[2]) < n
-        blocks[name] = jax.tree.map(
-            lambda a, b: jnp.where(_broadcast_like(use_old, a), b, a),  # noqa: B023
-            block,
-            old["periods"][name],
-        )
-    return params | {"periods": blocks}
+    for part, n_parts in (("periods", model.n_periods), ("remainder", 1)):
+        if part not in new:
+            continue
+        first = 0 if part == "periods" else model.n_periods * period
+        params[part] = {}
+        for name, block in new[part].items():  # block_i: layer i of each period
+            number = first + int(name.rpartition("_")[2])
+            use_old = number + jnp.arange(n_parts) * period < n
+            flags = use_old if part == "periods" else use_old[0]
+            params[part][name] = jax.tree.map(
+                lambda a, b: jnp.where(_broadcast_like(flags, a), b, a),  # noqa: B023
+                block,
+                old[part][name],
+            )
+    return params
 
 
 def _broadcast_like(flags, x):
-    return flags.reshape(-1, *(1,) * (x.ndim - 1))
+    return flags.reshape(*flags.shape, *(1,) * (x.ndim - flags.ndim))

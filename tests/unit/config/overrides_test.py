@@ -183,9 +183,9 @@ def test_paths_reach_into_alternatives_and_tuples():
 
 
 def test_changes_that_are_valid_only_together():
-    assert "periods" in refused("model.n_layers=3")
-    assert after("model.n_layers=3", "model.attention=Dense").model.n_layers == 3
-    assert after("model.attention=Dense", "model.n_layers=3").model.n_layers == 3
+    assert "does not divide" in refused("model.n_heads=3")
+    assert after("model.n_heads=3", "model.d_model=48").model.n_heads == 3
+    assert after("model.d_model=48", "model.n_heads=3").model.n_heads == 3
     assert after("model.n_ctx=48", "train.batch_tokens=96").batch_rows == 2
     assert (
         after(
@@ -301,8 +301,8 @@ def test_rebuild_names_what_is_unknown_and_missing():
         unflatten(leaves)
     with pytest.raises(ValueError, match="model.n_layers='x': give a whole number"):
         unflatten(flatten(CONFIG) | {"model.n_layers": "'x'"})
-    with pytest.raises(ValueError, match="periods"):
-        unflatten(flatten(CONFIG) | {"model.n_layers": 3})
+    with pytest.raises(ValueError, match="does not divide"):
+        unflatten(flatten(CONFIG) | {"model.n_heads": 3})
 
 
 def test_differences_can_be_pasted_as_overrides():

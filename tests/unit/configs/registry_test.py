@@ -37,7 +37,8 @@ def test_an_unknown_name_says_the_nearest():
     with pytest.raises(
         ValueError,
         match=(
-            "'zzz'; there are smoke, nano, .*gpt3_175b, openai-gpt, gpt2, .*gpt2-xl, 117m, .* 175b "
+            "'zzz'; there are smoke, nano, .*gpt3_175b, .*, openai-gpt, gpt2, .*gpt2-xl, 117m, .* "
+            "175b "
             "\\(python -m gptjax.plan"
         ),
     ):

@@ -31,4 +31,4 @@ def test_no_slot_is_written_twice_at_a_time(monkeypatch):
     np.testing.assert_array_equal(
         into[0], [[3, 3, 3, 3, 2, 0, 1], [3, 2, 0, 1, 3, 3, 3], [1, 3, 3, 3, 3, 3, 3]]
     )
-    np.testing.assert_array_equal(layer.v_BNSH[2, 0, :, 0], [0, 1, 0])
+    np.testing.assert_array_equal(layer.v_BKSH[2, 0, :, 0], [0, 1, 0])

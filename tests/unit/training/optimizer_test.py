@@ -27,7 +27,7 @@ def test_decay_spares_biases_and_gains_alone():
 
 def test_an_unknown_role_is_an_error():
     with pytest.raises(
-        ValueError, match="'scale' is not one of weight, token, position, bias, gain"
+        ValueError, match="'scale' is not one of weight, token, position, output, bias, gain, sink"
     ):
         optimizer.weight_decay_mask({"scale_D": jnp.zeros(3)})
 

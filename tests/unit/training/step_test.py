@@ -211,6 +211,36 @@ def test_documents_masked_by_config():
     )
 
 
+@pytest.mark.parametrize("positions", [schema.Learned(), schema.Rotary()], ids=str)
+def test_positions_that_restart(positions):
+    """A document in the middle of a row has the loss that it has at the beginning of one, dense
+    and banded; with the mask alone learned positions still differ."""
+    c = tiny.config(positions=(positions,))
+    document = np.maximum(tiny.random_tokens(c, 1), 1)
+    document[:, 5] = 0
+    moved = np.roll(document, 7, axis=1)
+    moved[:, 6] = 0
+    first, later = np.zeros((2, 1, c.model.n_ctx), np.float32)
+    first[:, :5], later[:, 7:12] = 1, 1
+
+    def losses(attention):
+        masked = tiny.replace_parts(c, data={"document_attention": attention})
+        _, built, state = tiny.make_step(masked, end_of_text=0)
+        nll = jax.jit(built.nll)
+        return [float(nll(state.params, *row)) for row in ((document, first), (moved, later))]
+
+    expected, found = losses("restart")
+    assert found == pytest.approx(expected, rel=1e-5)
+    expected, found = losses("mask")
+    is_same = found == pytest.approx(expected, rel=1e-5)
+    assert is_same == isinstance(positions, schema.Rotary)
+
+
+def test_positions_within_segments():
+    segments = gpt.segment_ids(jnp.array([[5, 0, 6, 7, 0, 8]]), 0)
+    np.testing.assert_array_equal(gpt.segment_positions(segments), [[0, 1, 0, 1, 2, 0]])
+
+
 def test_segments_end_with_their_end_of_text():
     np.testing.assert_array_equal(
         gpt.segment_ids(jnp.array([[5, 0, 6, 7, 0, 8]]), 0), [[0, 0, 1, 1, 1, 2]]

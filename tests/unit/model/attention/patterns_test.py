@@ -50,6 +50,6 @@ def test_a_window_as_wide_as_the_context_is_dense():
 def test_shapes_are_checked():
     q = jnp.zeros((1, 9, 2, 4))
     with pytest.raises(
-        ValueError, match=r"attend: S=8 in v_BSNH \(1, 8, 2, 4\), but S=9 in k_BSNH"
+        ValueError, match=r"attend: S=8 in v_BSKH \(1, 8, 2, 4\), but S=9 in k_BSKH"
     ):
         reference.attend(q, q, q[:, :8], schema.Dense())

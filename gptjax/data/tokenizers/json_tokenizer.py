@@ -1,0 +1,94 @@
+"""Any tokenizer.json, by the `tokenizers` library that wrote it: those of Llama 3, Gemma, Phi-3,
+Qwen, SmolLM2."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gptjax.config import parse
+from gptjax.data import unicode
+from gptjax.data.tokenizers import gguf_file
+
+FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+# The names of end-of-text, where no tokenizer_config.json names it.
+END_NAMES = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "<|im_end|>")
+START_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
+
+
+class JsonTokenizer:
+    """The tokenizer of a tokenizer.json. Special tokens are never added, and text that spells one
+    is encoded as ordinary text, so that text cannot end a document.
+
+    content, config: bytes of the two files (config None if there is none).
+    """
+
+    def __init__(self, content: bytes, config: bytes | None, where: str):
+        """where: the file, for errors. Raises ValueError if it is damaged."""
+        import tokenizers
+
+        try:
+            self.rust = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises a bare Exception
+            line = parse.one_line(str(error), 200)
+            raise ValueError(f"{where} is no tokenizer.json: {line}; fetch it again") from None
+        self.content, self.config, self.where = content, config, where
+        self.rust.encode_special_tokens = True
+        self.rust.no_truncation()
+        self.rust.no_padding()
+        vocabulary = self.rust.get_vocab()
+        self.n_vocab: int = max(vocabulary.values()) + 1
+        settings = json.loads(config) if config is not None else {}
+        self.end_of_text: int | None = _named_id(settings, "eos_token", END_NAMES, vocabulary)
+        start = _named_id(settings, "bos_token", START_NAMES, vocabulary)
+        candidates = (start, self.end_of_text, vocabulary.get("\n"), 0)
+        self.start_of_text: int = next(i for i in candidates if i is not None)
+        unknown = json.loads(content)["model"].get("unk_token")
+        self.unknown: int | None = vocabulary.get(unknown) if isinstance(unknown, str) else None
+        self.digest = hashlib.sha256(
+            b"tokenizer.json " + content + repr(self.end_of_text).encode()
+        ).hexdigest()
+
+    def __reduce__(self):  # the Rust object cannot be pickled for worker processes
+        return JsonTokenizer, (self.content, self.config, self.where)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Returns the ids of each text, computed by the threads of the Rust library."""
+        valid = [unicode.replace_surrogates(text) for text in texts]
+        encodings = self.rust.encode_batch_fast(valid, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`, special tokens by their names; bytes that are not UTF-8 become
+        U+FFFD."""
+        return self.rust.decode(list(ids), skip_special_tokens=False)
+
+
+def _named_id(
+    settings: dict[str, Any], key: str, names: Sequence[str], vocabulary: dict[str, int]
+) -> int | None:
+    """The id of a special token that the settings name, else of the first name in the
+    vocabulary."""
+    token = settings.get(key)
+    if isinstance(token, dict):  # of versions of transformers before 5
+        token = token.get("content")
+    if isinstance(token, str):
+        names = (token, *names)
+    return next((vocabulary[name] for name in names if name in vocabulary), None)
+
+
+def load(path: pathlib.Path) -> JsonTokenizer:
+    """Returns the tokenizer of a file, or of tokenizer.json in a folder; tokenizer_config.json in
+    the same folder says which token ends a text. A .gguf file has both. Raises ValueError if it is
+    missing or damaged."""
+    if path.suffix == gguf_file.SUFFIX:
+        return JsonTokenizer(*gguf_file.tokenizer_files(path), str(path))
+    file = path / FILE if path.is_dir() else path
+    content = parse.read_bytes(file)
+    config = file.parent / CONFIG_FILE
+    return JsonTokenizer(content, parse.read_bytes(config) if config.exists() else None, str(file))

@@ -1,0 +1,362 @@
+"""Converts between Model and the config.json of Hugging Face's families after GPT-3: Llama,
+Mistral, Qwen, Gemma, Phi-3.
+
+A setting that is not known here is refused by name: it may change what the model computes. Files of
+transformers 5 (rope_parameters, layer_types) and older ones (rope_theta, rope_scaling) are read.
+"""
+
+import dataclasses
+import math
+from typing import Any, assert_never
+
+from gptjax.config import parse, positions, schema
+from gptjax.weights import hf_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model_type of transformers. recipe: the config that supplies the training fields.
+    defaults: of settings that a file may lack."""
+
+    model_type: str
+    class_name: str
+    recipe: str
+    norm: str = "pre"
+    unit_offset: bool = False
+    qk_norm: bool = False
+    biases: str = "none"
+    scales_embedding: bool = False
+    windows: str = (
+        "none"  # "all": of all layers alike; "types": of the layers that layer_types says
+    )
+    has_softcaps: bool = False  # and query_pre_attn_scalar
+    long_rope: bool = False
+    rope_by_kind: bool = False  # rope_parameters of each kind of layer
+    global_every: int | None = None  # of files without layer_types: each so many-th layer is global
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_GEMMA: dict[str, Any] = {
+    "norm": "both",
+    "unit_offset": True,
+    "scales_embedding": True,
+    "windows": "types",
+    "has_softcaps": True,
+    "defaults": {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"},
+}
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family("llama", "LlamaForCausalLM", "llama3_8b"),
+        Family("mistral", "MistralForCausalLM", "llama3_8b", windows="all"),
+        Family("qwen2", "Qwen2ForCausalLM", "llama3_8b", biases="qkv", windows="types"),
+        Family("qwen3", "Qwen3ForCausalLM", "llama3_8b", qk_norm=True, windows="types"),
+        Family("gemma2", "Gemma2ForCausalLM", "gemma2_2b", global_every=2, **_GEMMA),
+        Family(
+            "gemma3_text",
+            "Gemma3ForCausalLM",
+            "gemma3_1b",
+            qk_norm=True,
+            global_every=6,
+            rope_by_kind=True,
+            **_GEMMA,
+        ),
+        Family("phi3", "Phi3ForCausalLM", "phi3_mini", windows="all", long_rope=True),
+    )
+}
+
+
+def from_hf(raw: dict[str, Any], where: str) -> tuple[Family, schema.Model]:
+    """Returns the family and the model of a config.json, whose model_type is in FAMILIES.
+    where: names it in errors. ValueError for settings that no Model can represent."""
+    family = FAMILIES[raw["model_type"]]
+    settings = hf_settings.Settings(family.defaults | raw, where)
+    n_layers, n_heads = (
+        settings.get(name, int) for name in ("num_hidden_layers", "num_attention_heads")
+    )
+    d_model, n_ctx = (
+        settings.get(name, int) for name in ("hidden_size", "max_position_embeddings")
+    )
+    n_kv_heads = settings.get("num_key_value_heads", int, n_heads)
+    d_head = settings.get_optional("head_dim", int)
+    eps = settings.get("rms_norm_eps", float, 1e-6)
+    patterns, kinds = _layer_patterns(settings, n_layers, family)
+    scalars = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
+    query_scalar, softcap, logits_softcap = (
+        settings.get_optional(name, float) if family.has_softcaps else None for name in scalars
+    )
+    model = {
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "d_model": d_model,
+        "n_vocab": settings.get("vocab_size", int),
+        "n_ctx": n_ctx,
+        "attention": patterns,
+        "norm": family.norm,
+        "positions": _positions(settings, kinds, family),
+        "norm_type": schema.RMSNorm(eps=eps, unit_offset=family.unit_offset),
+        "heads": schema.AttentionHeads(
+            n_kv_heads=None if n_kv_heads == n_heads else n_kv_heads,
+            d_head=None if d_head is None or d_head * n_heads == d_model else d_head,
+            query_scalar=query_scalar,
+            softcap=softcap,
+            qk_norm=family.qk_norm,
+        ),
+        "biases": family.biases,
+        "tied_output": settings.get("tie_word_embeddings", bool, False),
+        "embedding_scale": d_model**0.5 if family.scales_embedding else 1.0,
+        "logits_softcap": logits_softcap,
+    }
+    model["mlp"], model["gelu"] = _mlp(settings)
+    settings.check_all_read()
+    try:
+        return family, schema.Model(**model)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _mlp(settings: hf_settings.Settings) -> tuple[schema.MLP, str]:
+    d_ff = settings.get("intermediate_size", int)
+    name = settings.get_optional("hidden_act", str)
+    name = settings.get("hidden_activation", str, name or "silu")
+    match name:
+        case "silu":
+            return schema.SwiGLU(d_ff=d_ff), "tanh"
+        case "gelu_pytorch_tanh":
+            return schema.GeGLU(d_ff=d_ff), "tanh"
+        case "gelu":
+            return schema.GeGLU(d_ff=d_ff), "erf"
+    raise ValueError(
+        f"{settings.where}: the activation is {parse.quote(name)}; gptjax has silu, "
+        "gelu_pytorch_tanh, gelu"
+    )
+
+
+def _layer_patterns(
+    settings: hf_settings.Settings, n_layers: int, family: Family
+) -> tuple[tuple[schema.Attention, ...], list[str]]:
+    """Returns (the shortest period of the layers' patterns, the kind of each of its layers, as
+    layer_types names it)."""
+    if family.windows == "none":
+        return (schema.Dense(),), ["full_attention"]
+    window = settings.get_optional("sliding_window", int)
+    if settings.get("use_sliding_window", bool, True) is False:
+        window = None
+    global_every, kinds = family.global_every, None
+    if family.windows == "types":
+        global_every = settings.get_optional("sliding_window_pattern", int) or global_every
+        kinds = settings.get_optional("layer_types", list)
+    if kinds is None:
+        kinds = ["full_attention" if window is None else "sliding_attention"] * n_layers
+        if window is not None and global_every is not None:
+            kinds[global_every - 1 :: global_every] = ["full_attention"] * (
+                n_layers // global_every
+            )
+    if len(kinds) != n_layers:
+        raise ValueError(
+            f"{settings.where}: layer_types lists {len(kinds)} layers and num_hidden_layers is "
+            f"{n_layers}: correct one of them"
+        )
+    unknown = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+    if unknown:
+        raise ValueError(
+            f"{settings.where}: layer_types has {parse.quote(unknown[0])}; gptjax has "
+            "full_attention and sliding_attention"
+        )
+    if window is None and "sliding_attention" in kinds:
+        raise ValueError(
+            f"{settings.where}: layer_types has sliding_attention, but sliding_window is missing"
+        )
+    n = next(n for n in range(1, n_layers + 1) if kinds[n:] == kinds[: n_layers - n])
+    period = kinds[:n]
+    return tuple(
+        schema.Banded(window=window)
+        if kind == "sliding_attention" and window is not None
+        else schema.Dense()
+        for kind in period
+    ), period
+
+
+def _positions(
+    settings: hf_settings.Settings, kinds: list[str], family: Family
+) -> tuple[schema.Position, ...]:
+    """The rotary positions of a period whose layers are of these kinds."""
+    parameters: dict[str, Any] | None = settings.get_optional("rope_parameters", dict)
+    original = settings.get_optional("original_max_position_embeddings", int)
+    if parameters is None:  # before transformers 5
+        theta = settings.get("rope_theta", float, 10_000.0)
+        full = {"rope_theta": theta} | (settings.get_optional("rope_scaling", dict) or {})
+        local_theta = settings.get_optional("rope_local_base_freq", float)
+        sliding = full if local_theta is None else {"rope_theta": local_theta}
+        parameters = {"full_attention": full, "sliding_attention": sliding}
+    elif not any(kind in parameters for kind in ("full_attention", "sliding_attention")):
+        parameters = {"full_attention": parameters, "sliding_attention": parameters}
+    encodings = [
+        _rotary(parse.member(parameters, kind, dict, settings.where), settings, original, family)
+        for kind in kinds
+    ]
+    return (encodings[0],) if len(set(encodings)) == 1 else tuple(encodings)
+
+
+def _rotary(
+    raw: dict[str, Any], settings: hf_settings.Settings, original: int | None, family: Family
+) -> schema.Rotary:
+    where = f"{settings.where}: rope_parameters"
+    rope = hf_settings.Settings({"original_max_position_embeddings": original} | raw, where)
+    theta = rope.get("rope_theta", float, 10_000.0)
+    if rope.get("partial_rotary_factor", float, 1.0) != 1:
+        raise ValueError(f"{where}: partial_rotary_factor is not 1; gptjax rotates whole heads")
+    kind = rope.get_optional("rope_type", str) or rope.get("type", str, "default")
+    rope.get_optional("type", str)
+    n_ctx: int = settings.get("max_position_embeddings", int)
+    original_context: int = rope.get("original_max_position_embeddings", int, n_ctx)
+    match kind:
+        case "default":
+            scaling = None
+        case "linear":
+            scaling = positions.LinearScaling(factor=rope.get("factor", float))
+        case "llama3":
+            scaling = positions.Llama31Scaling(
+                factor=rope.get("factor", float),
+                low_freq_factor=rope.get("low_freq_factor", float),
+                high_freq_factor=rope.get("high_freq_factor", float),
+                original_context=original_context,
+            )
+        case "yarn":
+            scaling = positions.Yarn(
+                factor=rope.get("factor", float),
+                original_context=original_context,
+                beta_fast=rope.get("beta_fast", float, 32.0),
+                beta_slow=rope.get("beta_slow", float, 1.0),
+                whole_indices=rope.get("truncate", bool, True),
+            )
+        case "longrope" | "su" if family.long_rope:
+            factor = rope.get("factor", float, n_ctx / original_context)
+            growth = math.log(max(1.0, factor)) / math.log(original_context)
+            scaling = positions.LongRope(
+                short_factors=tuple(map(float, rope.get("short_factor", list))),
+                long_factors=tuple(map(float, rope.get("long_factor", list))),
+                original_context=original_context,
+                scale=rope.get("attention_factor", float, (1 + growth) ** 0.5),
+            )
+        case _:
+            raise ValueError(
+                f"{where}: rope_type is {parse.quote(kind)}; gptjax has default, linear, llama3, "
+                "yarn, longrope"
+            )
+    rope.check_all_read()
+    return schema.Rotary(theta=theta, scaling=scaling)
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def to_hf(model: schema.Model) -> tuple[Family, dict[str, Any]] | None:
+    """Returns the family that computes the same function as `model`, and its config.json; None if
+    none of them does. The settings are read back and compared, so that nothing is lost."""
+    of_weights = dataclasses.replace(model, init=schema.Init(), dropout=schema.Dropout())
+    for family in FAMILIES.values():
+        settings = _settings(family, model)
+        try:
+            if settings is not None and from_hf(settings, "config.json")[1] == of_weights:
+                return family, settings
+        except ValueError:
+            continue
+    return None
+
+
+def _settings(family: Family, model: schema.Model) -> dict[str, Any] | None:
+    """The config.json of a model as this family has it; None if a field has no place there."""
+    rotary = [position for position in model.positions if isinstance(position, schema.Rotary)]
+    if not rotary or not isinstance(model.norm_type, schema.RMSNorm):
+        return None
+    settings: dict[str, Any] = {
+        "model_type": family.model_type,
+        "architectures": [family.class_name],
+        "dtype": "float32",
+        "pad_token_id": None,  # else transformers takes its class's, which the table may lack
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.n_kv_heads,
+        "head_dim": model.d_head,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.d_ff,
+        "vocab_size": model.n_vocab,
+        "max_position_embeddings": model.n_ctx,
+        "rms_norm_eps": model.norm_type.eps,
+        "tie_word_embeddings": model.tied_output,
+    }
+    activation = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
+    match model.mlp, model.gelu:
+        case schema.SwiGLU(), "tanh":
+            settings[activation] = "silu"
+        case schema.GeGLU(), "tanh":
+            settings[activation] = "gelu_pytorch_tanh"
+        case schema.GeGLU(), "erf":
+            settings[activation] = "gelu"
+        case _:
+            return None
+    if family.has_softcaps:
+        scalar = model.heads.query_scalar  # transformers wants a whole number as such
+        settings |= {
+            "query_pre_attn_scalar": int(scalar) if scalar and scalar.is_integer() else scalar,
+            "attn_logit_softcapping": model.heads.softcap,
+            "final_logit_softcapping": model.logits_softcap,
+        }
+    windows = {p.window for p in model.attention if isinstance(p, schema.Banded)}
+    if family.windows != "none":
+        settings["sliding_window"] = max(windows, default=None)
+    n = len(model.attention)
+    kinds = [
+        "full_attention" if model.attention[i % n] == schema.Dense() else "sliding_attention"
+        for i in range(model.n_layers)
+    ]
+    if family.windows == "types":
+        settings["layer_types"] = kinds
+        settings |= {"use_sliding_window": True} if family.norm != "both" else {}
+    settings["rope_parameters"] = (
+        {kind: _rope_parameters(model.position(kinds.index(kind))) for kind in dict.fromkeys(kinds)}
+        if family.rope_by_kind
+        else _rope_parameters(rotary[0])
+    )
+    match rotary[0].scaling:
+        case positions.LongRope(original_context=original):
+            settings["original_max_position_embeddings"] = original
+    return settings
+
+
+def _rope_parameters(position: schema.Position) -> dict[str, Any]:
+    assert isinstance(position, schema.Rotary)
+    parameters: dict[str, Any] = {"rope_theta": position.theta}
+    match position.scaling:
+        case None:
+            return parameters | {"rope_type": "default"}
+        case positions.LinearScaling(factor=factor):
+            return parameters | {"rope_type": "linear", "factor": factor}
+        case positions.Llama31Scaling() as s:
+            return parameters | {
+                "rope_type": "llama3",
+                "factor": s.factor,
+                "low_freq_factor": s.low_freq_factor,
+                "high_freq_factor": s.high_freq_factor,
+                "original_max_position_embeddings": s.original_context,
+            }
+        case positions.Yarn() as s:
+            return parameters | {
+                "rope_type": "yarn",
+                "factor": s.factor,
+                "beta_fast": s.beta_fast,
+                "beta_slow": s.beta_slow,
+                "truncate": s.whole_indices,
+                "original_max_position_embeddings": s.original_context,
+            }
+        case positions.LongRope() as s:
+            return parameters | {
+                "rope_type": "longrope",
+                "short_factor": list(s.short_factors),
+                "long_factor": list(s.long_factors),
+                "original_max_position_embeddings": s.original_context,
+                "attention_factor": s.scale,
+            }
+        case _:
+            assert_never(position.scaling)

@@ -1,0 +1,108 @@
+"""Any tokenizer.json: the ids of the library that wrote it, special tokens spelled in a text stay
+text, and runs keep the file."""
+
+import json
+import pickle
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from gptjax.config import data
+from gptjax.data.tokenizers import build, json_tokenizer
+from gptjax.weights import tokenizer_files
+
+TEXTS = [
+    "To be, or not to be",
+    "x = 42\n\n\tdef f():",
+    "na\u00efve \u4f60\u597d \U0001f642",
+    "",
+    " ",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS * 9, trainer)
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in ("<s>", "</s>")])
+    folder = tmp_path_factory.mktemp("json")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_ids_are_those_of_the_library(folder):
+    theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours = build.build(data.TokenizerJson(path=str(folder)))
+    assert ours.n_vocab == theirs.get_vocab_size()
+    for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
+        assert ids == theirs.encode(text).ids == ours.encode(text)
+        assert ours.decode(ids) == text
+    assert ours.decode(ours.encode("a\ud800")) == "a\ufffd"
+
+
+def test_special_tokens(folder):
+    """From tokenizer_config.json, in both of its forms; without it by their usual names."""
+    ours = build.build(data.TokenizerJson(path=str(folder / "tokenizer.json")))
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    assert (ours.start_of_text, ours.end_of_text) == (vocabulary["<s>"], vocabulary["</s>"])
+    spelled = ours.encode("a</s>b")
+    assert ours.end_of_text not in spelled and ours.decode(spelled) == "a</s>b"
+    assert ours.decode([ours.end_of_text]) == "</s>"
+    content = (folder / "tokenizer.json").read_bytes()
+    alone = json_tokenizer.JsonTokenizer(content, None, "x")
+    assert (alone.start_of_text, alone.end_of_text) == (ours.start_of_text, ours.end_of_text)
+    other = json_tokenizer.JsonTokenizer(content, b'{"eos_token": "<s>"}', "x")
+    assert other.end_of_text == vocabulary["<s>"] and other.digest != ours.digest
+
+
+def test_worker_processes_get_the_same(folder):
+    ours = build.build(data.TokenizerJson(path=str(folder)))
+    again = pickle.loads(pickle.dumps(ours))
+    assert again.digest == ours.digest and again.encode(TEXTS[0]) == ours.encode(TEXTS[0])
+
+
+def test_a_run_keeps_its_files(folder, tmp_path):
+    spec = data.TokenizerJson(path=str(folder))
+    ours = build.build(spec)
+    build.save_files(ours, spec, tmp_path)
+    kept = build.spec_in(spec, tmp_path)
+    assert kept == data.TokenizerJson(path=str(tmp_path))
+    assert build.build(kept).digest == ours.digest
+    assert build.without_path(spec) == data.TokenizerJson()
+
+
+def test_weights_with_another_tokenizer_are_refused(folder, tmp_path):
+    spec = data.TokenizerJson(path=str(folder))
+    ours = build.build(spec)
+    assert tokenizer_files.detect_tokenizer(folder, data.TokenizerJson()) == spec
+    assert tokenizer_files.check(folder, ours.n_vocab + 5, spec, ours) == []
+    with pytest.raises(ValueError, match=f"have {ours.n_vocab - 1:,} ids, but data.tokenizer="):
+        tokenizer_files.check(folder, ours.n_vocab - 1, spec, ours)
+    changed = (folder / "tokenizer.json").read_text().replace('"</s>"', '"</x>"')
+    (tmp_path / "tokenizer.json").write_text(changed)
+    with pytest.raises(ValueError, match="the weights' own tokenizer is"):
+        tokenizer_files.check(tmp_path, 400, spec, ours)
+
+
+@pytest.mark.parametrize("content, line", [
+    (b"{}", "is no tokenizer.json"),
+    (b"\xff\xfe", "is no tokenizer.json"),
+    (None, "cannot be read"),
+])  # fmt: skip
+def test_damaged_files(tmp_path, content, line):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        build.build(data.TokenizerJson(path=str(tmp_path)))
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_it_must_be_named():
+    with pytest.raises(ValueError, match="names no file: give the model's tokenizer.json"):
+        build.build(data.TokenizerJson())
