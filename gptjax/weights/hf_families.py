@@ -11,66 +11,21 @@ from typing import Any, assert_never
 
 from gptjax.config import parse, positions, schema
 from gptjax.weights import hf_settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A model_type of transformers. recipe: the config that supplies the training fields.
-    defaults: of settings that a file may lack."""
-
-    model_type: str
-    class_name: str
-    recipe: str
-    norm: str = "pre"
-    unit_offset: bool = False
-    qk_norm: bool = False
-    biases: str = "none"
-    scales_embedding: bool = False
-    windows: str = (
-        "none"  # "all": of all layers alike; "types": of the layers that layer_types says
-    )
-    has_softcaps: bool = False  # and query_pre_attn_scalar
-    long_rope: bool = False
-    rope_by_kind: bool = False  # rope_parameters of each kind of layer
-    global_every: int | None = None  # of files without layer_types: each so many-th layer is global
-    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-_GEMMA: dict[str, Any] = {
-    "norm": "both",
-    "unit_offset": True,
-    "scales_embedding": True,
-    "windows": "types",
-    "has_softcaps": True,
-    "defaults": {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"},
-}
-FAMILIES = {
-    family.model_type: family
-    for family in (
-        Family("llama", "LlamaForCausalLM", "llama3_8b"),
-        Family("mistral", "MistralForCausalLM", "llama3_8b", windows="all"),
-        Family("qwen2", "Qwen2ForCausalLM", "llama3_8b", biases="qkv", windows="types"),
-        Family("qwen3", "Qwen3ForCausalLM", "llama3_8b", qk_norm=True, windows="types"),
-        Family("gemma2", "Gemma2ForCausalLM", "gemma2_2b", global_every=2, **_GEMMA),
-        Family(
-            "gemma3_text",
-            "Gemma3ForCausalLM",
-            "gemma3_1b",
-            qk_norm=True,
-            global_every=6,
-            rope_by_kind=True,
-            **_GEMMA,
-        ),
-        Family("phi3", "Phi3ForCausalLM", "phi3_mini", windows="all", long_rope=True),
-    )
-}
+from gptjax.weights.hf_family_table import FAMILIES, Family
 
 
 def from_hf(raw: dict[str, Any], where: str) -> tuple[Family, schema.Model]:
     """Returns the family and the model of a config.json, whose model_type is in FAMILIES.
     where: names it in errors. ValueError for settings that no Model can represent."""
     family = FAMILIES[raw["model_type"]]
-    settings = hf_settings.Settings(family.defaults | raw, where)
+    try:
+        return family, _model(family, hf_settings.Settings(family.defaults | raw, where))
+    except ValueError as error:
+        line = str(error)
+        raise ValueError(line if line.startswith(where) else f"{where}: {line}") from None
+
+
+def _model(family: Family, settings: hf_settings.Settings) -> schema.Model:
     n_layers, n_heads = (
         settings.get(name, int) for name in ("num_hidden_layers", "num_attention_heads")
     )
@@ -109,10 +64,7 @@ def from_hf(raw: dict[str, Any], where: str) -> tuple[Family, schema.Model]:
     }
     model["mlp"], model["gelu"] = _mlp(settings)
     settings.check_all_read()
-    try:
-        return family, schema.Model(**model)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+    return schema.Model(**model)
 
 
 def _mlp(settings: hf_settings.Settings) -> tuple[schema.MLP, str]:
@@ -140,18 +92,23 @@ def _layer_patterns(
     if family.windows == "none":
         return (schema.Dense(),), ["full_attention"]
     window = settings.get_optional("sliding_window", int)
-    if settings.get("use_sliding_window", bool, True) is False:
+    is_qwen = "use_sliding_window" in family.defaults
+    if is_qwen and not settings.get_optional("use_sliding_window", bool):
         window = None
     global_every, kinds = family.global_every, None
     if family.windows == "types":
         global_every = settings.get_optional("sliding_window_pattern", int) or global_every
         kinds = settings.get_optional("layer_types", list)
+    if global_every is not None and global_every < 1 or n_layers < 1:
+        raise ValueError("sliding_window_pattern and num_hidden_layers must be 1 or more")
     if kinds is None:
-        kinds = ["full_attention" if window is None else "sliding_attention"] * n_layers
-        if window is not None and global_every is not None:
-            kinds[global_every - 1 :: global_every] = ["full_attention"] * (
-                n_layers // global_every
-            )
+        first = settings.get("max_window_layers", int, 0) if is_qwen else 0
+        kinds = [
+            "full_attention"
+            if window is None or i < first or global_every and (i + 1) % global_every == 0
+            else "sliding_attention"
+            for i in range(n_layers)
+        ]
     if len(kinds) != n_layers:
         raise ValueError(
             f"{settings.where}: layer_types lists {len(kinds)} layers and num_hidden_layers is "
@@ -181,18 +138,25 @@ def _positions(
     settings: hf_settings.Settings, kinds: list[str], family: Family
 ) -> tuple[schema.Position, ...]:
     """The rotary positions of a period whose layers are of these kinds."""
+    thetas = {"full_attention": 1e6 if family.rope_by_kind else 1e4, "sliding_attention": 1e4}
     parameters: dict[str, Any] | None = settings.get_optional("rope_parameters", dict)
     original = settings.get_optional("original_max_position_embeddings", int)
     if parameters is None:  # before transformers 5
-        theta = settings.get("rope_theta", float, 10_000.0)
+        theta = settings.get("rope_theta", float, thetas["full_attention"])
         full = {"rope_theta": theta} | (settings.get_optional("rope_scaling", dict) or {})
-        local_theta = settings.get_optional("rope_local_base_freq", float)
-        sliding = full if local_theta is None else {"rope_theta": local_theta}
+        sliding = full
+        if family.rope_by_kind:
+            sliding = {"rope_theta": settings.get("rope_local_base_freq", float, 10_000.0)}
         parameters = {"full_attention": full, "sliding_attention": sliding}
     elif not any(kind in parameters for kind in ("full_attention", "sliding_attention")):
         parameters = {"full_attention": parameters, "sliding_attention": parameters}
     encodings = [
-        _rotary(parse.member(parameters, kind, dict, settings.where), settings, original, family)
+        _rotary(
+            {"rope_theta": thetas[kind]} | parse.member(parameters, kind, dict, settings.where),
+            settings,
+            original,
+            family,
+        )
         for kind in kinds
     ]
     return (encodings[0],) if len(set(encodings)) == 1 else tuple(encodings)
@@ -203,7 +167,7 @@ def _rotary(
 ) -> schema.Rotary:
     where = f"{settings.where}: rope_parameters"
     rope = hf_settings.Settings({"original_max_position_embeddings": original} | raw, where)
-    theta = rope.get("rope_theta", float, 10_000.0)
+    theta = rope.get("rope_theta", float)
     if rope.get("partial_rotary_factor", float, 1.0) != 1:
         raise ValueError(f"{where}: partial_rotary_factor is not 1; gptjax rotates whole heads")
     kind = rope.get_optional("rope_type", str) or rope.get("type", str, "default")
@@ -222,7 +186,7 @@ def _rotary(
                 high_freq_factor=rope.get("high_freq_factor", float),
                 original_context=original_context,
             )
-        case "yarn":
+        case "yarn" if not family.long_rope:
             scaling = positions.Yarn(
                 factor=rope.get("factor", float),
                 original_context=original_context,
@@ -230,12 +194,14 @@ def _rotary(
                 beta_slow=rope.get("beta_slow", float, 1.0),
                 whole_indices=rope.get("truncate", bool, True),
             )
-        case "longrope" | "su" if family.long_rope:
+        case "longrope" | "su" | "yarn" if family.long_rope:  # Phi-3's earlier files say yarn
+            if original_context < 2:
+                raise ValueError(f"{where}: original_max_position_embeddings must be 2 or more")
             factor = rope.get("factor", float, n_ctx / original_context)
             growth = math.log(max(1.0, factor)) / math.log(original_context)
             scaling = positions.LongRope(
-                short_factors=tuple(map(float, rope.get("short_factor", list))),
-                long_factors=tuple(map(float, rope.get("long_factor", list))),
+                short_factors=_numbers(rope, "short_factor"),
+                long_factors=_numbers(rope, "long_factor"),
                 original_context=original_context,
                 scale=rope.get("attention_factor", float, (1 + growth) ** 0.5),
             )
@@ -246,6 +212,12 @@ def _rotary(
             )
     rope.check_all_read()
     return schema.Rotary(theta=theta, scaling=scaling)
+
+
+def _numbers(settings: hf_settings.Settings, name: str) -> tuple[float, ...]:
+    values = {str(i): value for i, value in enumerate(settings.get(name, list))}
+    where = f"{settings.where}: {name}"
+    return tuple(parse.member(values, i, float, where) for i in values)
 
 
 # --- export ---------------------------------------------------------------------------------------

@@ -6,16 +6,19 @@ from gptjax.config import parse
 
 # Settings that do not change what a model computes, or only in training.
 IGNORED = set(
-    "_name_or_path _sliding_window_pattern architectures attention_dropout auto_map bos_token_id "
-    "cache_implementation dtype embd_pdrop eos_token_id gptjax_tokenizer initializer_range "
-    "max_window_layers "
-    "model_type pad_token_id pretraining_tp resid_pdrop torch_dtype transformers_version "
-    "use_cache".split()
+    "_attn_implementation_autoset _name_or_path _sliding_window_pattern architectures "
+    "attention_dropout auto_map bos_token_id cache_implementation dtype embd_pdrop eos_token_id "
+    "gptjax_tokenizer initializer_range is_llama_config max_window_layers model_type pad_token_id "
+    "pretraining_tp resid_pdrop torch_dtype transformers.js_config transformers_version "
+    "unsloth_fixed use_cache".split()
 )
 # Settings of which one value is known.
 CONSTANTS = {
     "attention_bias": False,
     "mlp_bias": False,
+    "partial_rotary_factor": 1,
+    "rope_interleaved": False,
+    "use_mrope": False,
     "use_bidirectional_attention": (False, None),
 }
 

@@ -248,3 +248,59 @@ def test_settings_that_are_not_understood_are_refused_by_name(change, line):
     with pytest.raises(ValueError) as error:
         hf_families.from_hf(settings(model_type, **change), "a/config.json")
     assert str(error.value).startswith("a/config.json") and line in str(error.value)
+
+
+def model_of(model_type, **changes):
+    return hf_families.from_hf(settings(model_type, **changes), "config.json")[1]
+
+
+def test_layers_of_qwen_have_a_window_from_max_window_layers_on():
+    window = {"sliding_window": 20, "max_window_layers": 1}
+    for model_type in ("qwen2", "qwen3"):
+        assert model_of(model_type, **window).attention == (schema.Dense(),)
+        model = model_of(model_type, use_sliding_window=True, **window)
+        assert model.attention == (schema.Dense(), *[schema.Banded(window=20)] * 2)
+    with pytest.raises(ValueError, match="use_sliding_window is True, which gptjax does not know"):
+        model_of("mistral", use_sliding_window=True)
+
+
+def test_a_setting_that_a_file_lacks_is_that_of_transformers():
+    transformers = importlib.import_module("transformers")
+    for family in hf_families.FAMILIES.values():
+        config = transformers.AutoConfig.for_model(family.model_type)
+        defaults = {name: value for name, value in family.defaults.items() if value is not False}
+        if "use_sliding_window" in family.defaults:  # their config then has no window
+            config = type(config)(use_sliding_window=True)
+            assert not type(config)().use_sliding_window
+        assert {name: getattr(config, name) for name in defaults} == defaults
+        assert config.rms_norm_eps == family.defaults.get("rms_norm_eps", 1e-6)
+    gemma2, gemma3 = model_of("gemma2"), model_of("gemma3_text", rope_theta=None)
+    assert gemma2.attention == (schema.Banded(window=4096), schema.Dense())
+    assert (gemma2.heads.softcap, gemma2.logits_softcap, gemma2.heads.query_scalar) == (50, 30, 256)
+    assert gemma3.heads.softcap is None and gemma3.logits_softcap is None
+    assert [position.theta for position in gemma3.positions] == [1e4]  # of 3 layers, all with one
+    assert model_of("gemma2", attn_logit_softcapping=None).heads.softcap is None
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    long = settings("phi3", max_position_embeddings=8192, rope_scaling={"type": "su"} | factors)
+    (rotary,) = hf_families.from_hf(long, "config.json")[1].positions
+    assert rotary.scaling.original_context == 4096
+
+
+def test_the_config_of_smollm2_as_it_was_published():
+    published = {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}
+    assert model_of("llama", **published) == model_of("llama")
+    with pytest.raises(ValueError, match="rope_interleaved is True"):
+        model_of("llama", rope_interleaved=True)
+
+
+@pytest.mark.parametrize("model_type, change", [
+    ("llama", {"num_hidden_layers": 0}),
+    ("gemma3_text", {"sliding_window_pattern": -1}),
+    ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": ["x"], "long_factor": []}}),
+    ("phi3", {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 0}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": -1.0}}),
+])  # fmt: skip
+def test_numbers_out_of_range_are_one_line_with_the_file(model_type, change):
+    with pytest.raises(ValueError) as error:
+        model_of(model_type, **change)
+    assert str(error.value).startswith("config.json: ") and "\n" not in str(error.value)
