@@ -356,7 +356,7 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
         )
     for pattern in model.attention:
         match pattern:
-            case schema.BlockSparse(stride=stride) if model.n_heads // n % stride:
+            case schema.BlockSparse(stride=stride) if n > 1 and model.n_heads // n % stride:
                 raise ValueError(
                     f"mesh.tensor={n} leaves {model.n_heads // n} heads to a device, not a "
                     f"multiple of the stride of {stride} by which BlockSparse differs by head"

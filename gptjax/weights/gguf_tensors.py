@@ -31,7 +31,8 @@ SETTINGS = {
     "rope.freq_base": "rope_theta",
     "vocab_size": "vocab_size",
 }
-IGNORED = ("rope.dimension_count", "attention.value_length")  # checked by the tensors' shapes
+ROTATED = "rope.dimension_count"  # elements of a head
+IGNORED = (ROTATED, "attention.value_length")  # the latter is checked by the tensors' shapes
 TABLES = {  # names of tensors -> Hugging Face's
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -123,4 +124,10 @@ def _model(settings: dict[str, Any], path: Path, reader: Any) -> schema.Model:
             f"{path}: it has factors of rotary frequencies (rope_freqs), as Llama 3.1; gptjax does "
             "not read them from GGUF: take the model's safetensors"
         )
-    return hf_families.from_hf(raw, str(path))[1]
+    model = hf_families.from_hf(raw, str(path))[1]
+    if (rotated := settings.get(f"{prefix}{ROTATED}", model.d_head)) != model.d_head:
+        raise ValueError(
+            f"{path}: {prefix}{ROTATED} is {parse.quote(rotated)} of heads of {model.d_head}; "
+            "gptjax rotates whole heads"
+        )
+    return model

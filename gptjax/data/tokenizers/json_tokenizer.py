@@ -38,8 +38,11 @@ class JsonTokenizer:
         self.rust.no_truncation()
         self.rust.no_padding()
         vocabulary = self.rust.get_vocab()
+        if not vocabulary:
+            raise ValueError(f"{where} has no token: fetch it again")
         self.n_vocab: int = max(vocabulary.values()) + 1
-        settings = json.loads(config) if config is not None else {}
+        place = f"{CONFIG_FILE} of {where}"
+        settings = parse.json_object(config, place) if config is not None else {}
         self.end_of_text: int | None = _named_id(settings, "eos_token", END_NAMES, vocabulary)
         start = _named_id(settings, "bos_token", START_NAMES, vocabulary)
         candidates = (start, self.end_of_text, vocabulary.get("\n"), 0)

@@ -97,6 +97,16 @@ def test_a_mesh_that_does_not_fit_the_model(mesh, model, message):
         rules.check(c, device_mesh.make_mesh(c.mesh))
 
 
+def test_heads_of_a_device_are_a_multiple_of_the_stride_by_which_they_differ():
+    """A device of a tensor axis counts its heads from 0; without one any number of heads is
+    right."""
+    c = tiny.config(attention=(schema.BlockSparse(block=4, local_blocks=1, stride=3),))
+    rules.check(c, device_mesh.make_mesh(schema.Mesh(), jax.devices()[:1]))
+    c = tiny.replace_parts(c, mesh={"fsdp": 4, "tensor": 2, "sharding": "fsdp_tensor"})
+    with pytest.raises(ValueError, match="leaves 2 heads to a device"):
+        rules.check(c, device_mesh.make_mesh(c.mesh))
+
+
 def test_rows_of_a_process_are_those_of_its_devices(mesh, monkeypatch):
     """Of 8 rows over data x fsdp = 4, with the second half of the devices here."""
 

@@ -147,6 +147,8 @@ def test_the_vocabulary_is_a_tokenizer(tmp_path):
     ({"architecture": "gpt2"}, "its architecture is 'gpt2'; gptjax reads llama"),
     ({"extra": lambda w: w.add_float32("llama.attention.clamp_kqv", 1.0)},
      "llama.attention.clamp_kqv is 1.0, which gptjax does not know"),
+    ({"extra": lambda w: w.add_uint32("llama.attention.key_length", 32)},
+     "llama.rope.dimension_count is 16 of heads of 32; gptjax rotates whole heads"),
     ({"extra": lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32))},
      "it has factors of rotary frequencies"),
     ({"extra": lambda w: w.add_tensor(

@@ -60,3 +60,41 @@ def test_layers_follow_each_other_through_the_periods():
         if p.period is not None
     }
     assert found == {str(n): (n // 2, f"block_{n % 2}") for n in range(6)}
+
+
+class Stored:
+    """Tensors of ones with these shapes."""
+
+    path = "x"
+
+    def __init__(self, shapes):
+        self.shapes = shapes
+
+    def read(self, name, part):
+        return np.ones(self.shapes[name], np.float32)[part]
+
+
+def test_both_tables_may_have_more_rows_than_the_model_has_ids():
+    """As Phi-3's, whose tokenizer has fewer ids: rows beyond them are left out of both."""
+    model = dataclasses.replace(
+        tools.config("gpt2").model,
+        positions=(schema.Rotary(),),
+        norm_type=schema.RMSNorm(),
+        mlp=schema.SwiGLU(d_ff=24),
+        biases="none",
+        tied_output=False,
+    )
+    layout = name_maps.family_layout(model)
+    sizes = name_maps.letter_sizes(model)
+    shapes = {slot.name: slot.shape(sizes) for slot in name_maps.tensor_slots(layout, model)}
+    tables = {
+        name: (model.n_vocab + 3, D) for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    tensors = Stored(shapes | tables)
+    name_maps.check(tensors, layout, model)
+    rows = slice(0, model.n_vocab_padded), slice(0, D)
+    table_VD = name_maps.read_part(tensors, layout, model, "output_VD", rows)
+    assert table_VD.sum() == model.n_vocab * D
+    tensors.shapes["lm_head.weight"] = (model.n_vocab - 1, D)
+    with pytest.raises(ValueError, match="the tensor lm_head.weight is"):
+        name_maps.check(tensors, layout, model)

@@ -106,3 +106,16 @@ def test_damaged_files(tmp_path, content, line):
 def test_it_must_be_named():
     with pytest.raises(ValueError, match="names no file: give the model's tokenizer.json"):
         build.build(data.TokenizerJson())
+
+
+@pytest.mark.parametrize("config, line", [
+    (b"[]", "tokenizer_config.json of x holds a JSON list"),
+    (b"{", "tokenizer_config.json of x is not JSON"),
+])  # fmt: skip
+def test_damaged_settings_are_one_line_with_the_file(folder, config, line):
+    content = (folder / "tokenizer.json").read_bytes()
+    with pytest.raises(ValueError, match=line):
+        json_tokenizer.JsonTokenizer(content, config, "x")
+    empty = Tokenizer(models.BPE()).to_str().encode()
+    with pytest.raises(ValueError, match="x has no token"):
+        json_tokenizer.JsonTokenizer(empty, None, "x")
