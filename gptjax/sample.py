@@ -250,10 +250,13 @@ class Sampler:
         """Prints continuations of a prompt. index: number of the prompt, each with its own random
         numbers. A prompt without tokens starts as texts do.
         """
-        tokens = self._tokenizer.encode(prompt) or [self._tokenizer.start_of_text]
-        # What is shown is what was read: a tokenizer may lower-case or respace it. End-of-text
-        # stands before a text and is none of it.
-        prefix = "" if tokens == [self._tokenizer.end_of_text] else self._tokenizer.decode(tokens)
+        encoded = self._tokenizer.encode(prompt)
+        tokens = encoded or [self._tokenizer.start_of_text]
+        # What is shown is what was read: a tokenizer may lower-case or respace it. A special token
+        # stands before a text and is none of it; a newline is.
+        prefix = self._tokenizer.decode(tokens)
+        if not encoded and prefix.strip():
+            prefix = ""
         if self._args.num_beams is None:
             self._sample(tokens, prefix, index)
         else:

@@ -55,7 +55,9 @@ def save(
     if model_type == "phi3":
         tensors = name_maps.join_tensors(tensors)
     safetensors.save(folder, tensors, file_bytes)
-    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    end = tokenizer.end_of_text
+    start = None if end is None else tokenizer.start_of_text  # else a newline, which is text
+    ends = {"bos_token_id": start, "eos_token_id": end}
     settings |= ends | tokenizer_files.save(
         folder, config.data.tokenizer, tokenizer, config.model.n_ctx, warn
     )

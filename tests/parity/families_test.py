@@ -168,6 +168,12 @@ def test_logits_are_those_of_transformers(name, tmp_path_factory):
     near(inference.logits(lm, x_BTD)[..., :257], expected)
 
 
+class BytesWithStart(build.ByteTokenizer):
+    """Texts begin with another token than they end with."""
+
+    start_of_text = 7
+
+
 EXPORTED = ["llama 3.1", "qwen2", "gemma2", "gemma3", "phi3 past its original context"]
 
 
@@ -180,8 +186,10 @@ def test_an_export_is_read_by_transformers_and_comes_back_the_same(name, tmp_pat
         weights.config, data=dataclasses.replace(weights.config.data, tokenizer=data.Bytes())
     )
     _, _, params = load_model(folder)
-    model_type = export_hf.save(out, config, params, build.ByteTokenizer())
+    model_type = export_hf.save(out, config, params, BytesWithStart())
     assert model_type == json.loads((folder / "config.json").read_text())["model_type"]
+    written = json.loads((out / "config.json").read_text())
+    assert (written["bos_token_id"], written["eos_token_id"]) == (7, 256)
 
     transformers = importlib.import_module("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager")

@@ -128,6 +128,16 @@ def test_no_prompt_begins_as_texts_do(places, capsys, monkeypatch):
     assert read == [[256], [10]] and "<|endoftext|>" not in alone and newline.startswith("\n")
 
 
+def test_a_token_that_begins_texts_is_not_shown(places, capsys, monkeypatch):
+    """Where it is another than end-of-text, as Llama 3's."""
+    monkeypatch.setattr(build.ByteTokenizer, "start_of_text", ord("A"))
+    shown, hidden = (
+        said(places["run"], f"--prompt={text}", "--temperature=0", capsys=capsys)
+        for text in ("A", "")
+    )
+    assert shown == "A" + hidden
+
+
 def test_each_line_is_answered(places, monkeypatch, capsys):
     def typed(content: bytes) -> str:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))

@@ -2,6 +2,7 @@
 Qwen, SmolLM2."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -47,8 +48,11 @@ class JsonTokenizer:
         start = _named_id(settings, "bos_token", START_NAMES, vocabulary)
         candidates = (start, self.end_of_text, vocabulary.get("\n"), 0)
         self.start_of_text: int = next(i for i in candidates if i is not None)
-        unknown = json.loads(content)["model"].get("unk_token")
+        parsed = json.loads(content)
+        unknown = parsed["model"].get("unk_token")
         self.unknown: int | None = vocabulary.get(unknown) if isinstance(unknown, str) else None
+        self._byte_ids = _byte_ids(parsed, vocabulary)
+        self._bytes = {number: byte for byte, number in enumerate(self._byte_ids)}
         self.digest = hashlib.sha256(
             b"tokenizer.json " + content + repr(self.end_of_text).encode()
         ).hexdigest()
@@ -69,7 +73,29 @@ class JsonTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens by their names; bytes that are not UTF-8 become
         U+FFFD."""
-        return self.rust.decode(list(ids), skip_special_tokens=False)
+        return self.rust.decode(self._with_whole_characters(ids), skip_special_tokens=False)
+
+    def _with_whole_characters(self, ids: Sequence[int]) -> list[int]:
+        """`ids`, in which tokens of single bytes that are no character are those of U+FFFD: the
+        library would lose the characters next to them too, as when a text is decoded from the
+        middle of one on."""
+        whole: list[int] = []
+        for is_byte, run in itertools.groupby(ids, self._bytes.__contains__):
+            if is_byte:
+                text = bytes(self._bytes[i] for i in run).decode(errors="replace")
+                whole += [self._byte_ids[byte] for byte in text.encode()]
+            else:
+                whole += run
+        return whole
+
+
+def _byte_ids(parsed: dict[str, Any], vocabulary: dict[str, int]) -> list[int]:
+    """The ids of the 256 tokens of single bytes, of a tokenizer.json that decodes them as such; []
+    of another."""
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    if "ByteFallback" not in json.dumps(parsed.get("decoder")):
+        return []
+    return [vocabulary[name] for name in names] if all(map(vocabulary.__contains__, names)) else []
 
 
 def _named_id(

@@ -5,10 +5,19 @@ import json
 import pickle
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from gptjax.config import data
 from gptjax.data.tokenizers import build, json_tokenizer
+from gptjax.generate import streaming
 from gptjax.weights import tokenizer_files
 
 TEXTS = [
@@ -119,3 +128,23 @@ def test_damaged_settings_are_one_line_with_the_file(folder, config, line):
     empty = Tokenizer(models.BPE()).to_str().encode()
     with pytest.raises(ValueError, match="x has no token"):
         json_tokenizer.JsonTokenizer(empty, None, "x")
+
+
+def test_characters_of_single_bytes_are_whole_one_token_at_a_time():
+    """As Phi-3's and Gemma's tokenizers write rare characters."""
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "a", "b"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
+    theirs = Tokenizer(model)
+    theirs.normalizer = normalizers.Replace(" ", "\u2581")
+    theirs.decoder = decoders.Sequence([
+        decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()
+    ])  # fmt: skip
+    ours = json_tokenizer.JsonTokenizer(theirs.to_str().encode(), None, "x")
+    text = "a \u4f60\u597d\U0001f642\U0001f642\n\nb"
+    ids = ours.encode(text)
+    assert len(ids) > len(text) and ours.decode(ids) == text == theirs.decode(ids)
+    detokenizer = streaming.StreamingDetokenizer(ours, ours.encode("b"))
+    parts = [detokenizer.add([i]) for i in ids]
+    assert "".join(parts) + detokenizer.end() == text and parts[:5] == ["a", " ", "", "", "\u4f60"]
+    assert ours.decode(ids[4:8]) == "\ufffd\u597d"  # from the middle of a character on
