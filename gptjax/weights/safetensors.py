@@ -18,7 +18,10 @@ MAX_FILE_BYTES = 2 << 30  # of a written file; this much is in memory twice
 FILE_NAME_PATTERN = re.compile(r"[^/\\\x00-\x1f]+\.safetensors")
 PREFIX = "transformer."  # of Hugging Face's names in models with a head
 # Buffers saved by older versions of transformers.
-BUFFER_PATTERN = re.compile(r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids")
+BUFFER_PATTERN = re.compile(
+    r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|position_ids"
+    r"|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+)
 
 
 class Tensors(Protocol):

@@ -5,9 +5,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from gptjax.config import schema
 from gptjax.weights import name_maps
+from gptjax.weights import safetensors as readers
 from tests.unit.weights import load_test as tools
 
 N, H, D = 4, 4, 16  # heads, their width, d_model
@@ -98,3 +100,10 @@ def test_both_tables_may_have_more_rows_than_the_model_has_ids():
     tensors.shapes["lm_head.weight"] = (model.n_vocab - 1, D)
     with pytest.raises(ValueError, match="the tensor lm_head.weight is"):
         name_maps.check(tensors, layout, model)
+
+
+def test_frequencies_saved_by_earlier_versions_of_transformers_are_no_weights(tmp_path):
+    names = ["model.norm.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"]
+    arrays = {name: np.ones(4, np.float32) for name in names}
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    assert [*readers.SafetensorsReader(tmp_path).shapes] == names[:1]
