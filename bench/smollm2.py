@@ -13,7 +13,6 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="a .gguf file")
+    parser.add_argument("--model", type=parse.path_argument, required=True, help="a .gguf file")
     parser.add_argument("--rounds", type=parse.int_argument(), default=5)
     args = parser.parse_args()
     torch = importlib.import_module("torch")
