@@ -12,6 +12,7 @@ import numpy as np
 
 from gptjax import arguments
 from gptjax.config import count, evaluation, parse
+from gptjax.data.tokenizers import build
 from gptjax.evals import generation, loglikelihood, perplexity, prompts, tree_batches
 from gptjax.evals.loglikelihood import LogLikelihood
 from gptjax.generate import decode, sampling, streaming
@@ -144,7 +145,7 @@ class LanguageModel(open_model.LoadedModel):
         arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         arguments.check_int("seed", seed, 0, MAX_SEED)
         streaming.normalize_stops(self.tokenizer, stops)
-        ids = [self.tokenizer.encode(text) or [self.tokenizer.start_of_text] for text in texts]
+        ids = [build.encode_prompt(self.tokenizer, text) for text in texts]
         sampling_params = sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
         key = jax.random.key(seed)
         if num_beams is not None:

@@ -26,6 +26,7 @@ except ImportError as error:  # one line, also for --help
     if __name__ == "__main__":
         errors.exit_with_error(error)
     raise
+from gptjax.data.tokenizers import build
 from gptjax.evals import generation, loglikelihood, prompts, tree_batches
 from gptjax.generate import sampling, streaming
 from gptjax.weights import open_model
@@ -169,10 +170,9 @@ class GptJaxLM(model.TemplateLM):
                         f"{self.n_ctx}: give fewer"
                     )
                 prompts = [
-                    (
-                        self._tokenizer.encode(requests[i].args[0])
-                        or [self._tokenizer.start_of_text]
-                    )[-(self.n_ctx - max_tokens) :]
+                    build.encode_prompt(self._tokenizer, requests[i].args[0])[
+                        -(self.n_ctx - max_tokens) :
+                    ]
                     for i in numbers
                 ]
                 key = jax.random.key(0)

@@ -250,11 +250,13 @@ class Sampler:
         """Prints continuations of a prompt. index: number of the prompt, each with its own random
         numbers. A prompt without tokens starts as texts do.
         """
+        from gptjax.data.tokenizers import build
+
         encoded = self._tokenizer.encode(prompt)
-        tokens = encoded or [self._tokenizer.start_of_text]
+        tokens = build.encode_prompt(self._tokenizer, prompt)
         # What is shown is what was read: a tokenizer may lower-case or respace it. A special token
         # stands before a text and is none of it; a newline is.
-        prefix = self._tokenizer.decode(tokens)
+        prefix = self._tokenizer.decode(encoded or tokens)
         if not encoded and prefix.strip():
             prefix = ""
         if self._args.num_beams is None:

@@ -23,7 +23,7 @@ class WordTokenizer:
     it splits plainly, and needs no files."""
 
     end_of_text = None
-    start_of_text, unknown = 0, None
+    start_of_text, text_prefix, unknown = 0, (), None
     digest = "words"
 
     def __init__(self):

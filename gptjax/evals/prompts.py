@@ -3,7 +3,8 @@ section 2.4).
 
 Chosen where the paper is silent: the demonstrations for a smaller K are the first of those for a
 larger one; if they do not fit, the last sampled are dropped; a text starts with end-of-text only if
-it would be empty otherwise, as in lm-evaluation-harness.
+it would be empty otherwise, as in lm-evaluation-harness; begin-of-text stands before each where the
+model's tokenizer puts it there (Llama 3, Gemma).
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import random
 from collections.abc import Sequence
 
 from gptjax.config import evaluation, parse
+from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals.task import Item
 
@@ -154,17 +156,19 @@ def _truncate(
     """Removes the beginning of the contexts, the same number of tokens from each so that they stay
     comparable; for an item with a hint, the end of the text before the hint.
     """
-    contexts = prompt.context_tokens
+    contexts, prefix = prompt.context_tokens, tokenizer.text_prefix  # which stays
     if isinstance(protocol.method, evaluation.GenerationMethod):
         n_free = limit - protocol.method.n_tokens
     else:
         n_free = limit - max(map(len, prompt.completion_tokens))
+    n_free -= len(prefix)
     if n_free < 1:
         raise ValueError(
             f"item {prompt.item.id}: a completion leaves no space in the model's context for the "
             "item itself; use a model with a larger context"
         )
-    n_cut = max(map(len, contexts)) - n_free
+    texts = [tokens[len(prefix) :] for tokens in contexts]
+    n_cut = max(map(len, texts)) - n_free
     hint = prompt.item.facts["hint"] if "hint" in prompt.item.facts else ""
     if hint:
         last = tokenizer.encode(hint)[-n_free:]
@@ -173,11 +177,13 @@ def _truncate(
             for context in prompt.contexts
         )
         return dataclasses.replace(
-            prompt, context_tokens=tuple((*lead, *last) for lead in leads), n_cut=n_cut
+            prompt, context_tokens=tuple((*prefix, *lead, *last) for lead in leads), n_cut=n_cut
         )
     return dataclasses.replace(
         prompt,
-        context_tokens=tuple(tokens[min(n_cut, len(tokens) - 1) :] for tokens in contexts),
+        context_tokens=tuple(
+            (*prefix, *text[max(0, min(n_cut, len(text) - 1)) :]) for text in texts
+        ),
         n_cut=n_cut,
     )
 
@@ -255,7 +261,7 @@ def encode_pairs(
                 context_ids[:n_shared],
                 [full_ids[n_shared:] for full_ids in all_full_ids],
             )
-        start_ids = context_ids or (tokenizer.start_of_text,)
+        start_ids = (*tokenizer.text_prefix, *context_ids) or (tokenizer.start_of_text,)
         encoded |= {
             (context, completion): (start_ids, ids)
             for completion, ids in zip(completions, completion_ids, strict=True)
@@ -288,7 +294,7 @@ def _encode_context(tokenizer: Tokenizer, context: str) -> tuple[int, ...]:
     they are added back, because otherwise the model would generate one first, where most methods
     stop.
     """
-    tokens = tuple(tokenizer.encode(context)) or (tokenizer.start_of_text,)
+    tokens = tuple(build.encode_prompt(tokenizer, context))
     drops_newline = (
         context.rstrip(" ").endswith("\n")
         and tokenizer.start_of_text in tokenizer.encode("a\na")

@@ -80,11 +80,12 @@ def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
     a line that says so. context: a training.context.TrainContext."""
     import jax
 
+    from gptjax.data.tokenizers import build
     from gptjax.generate import decode, sampling
     from gptjax.model import inference
 
     tokenizer, loop = context.dataset.tokenizer, context.config.loop
-    prompt = tokenizer.encode(loop.sample_prompt) or [tokenizer.start_of_text]
+    prompt = build.encode_prompt(tokenizer, loop.sample_prompt)
     with jax.transfer_guard("allow"):
         key = jax.random.fold_in(jax.random.key(seed), step)
         sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)

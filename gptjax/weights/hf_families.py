@@ -285,7 +285,7 @@ def _settings(family: Family, model: schema.Model) -> dict[str, Any] | None:
     ]
     if family.windows == "types":
         settings["layer_types"] = kinds
-        settings |= {"use_sliding_window": True} if family.norm != "both" else {}
+        settings |= {"use_sliding_window": True} if "use_sliding_window" in family.defaults else {}
     settings["rope_parameters"] = (
         {kind: _rope_parameters(model.position(kinds.index(kind))) for kind in dict.fromkeys(kinds)}
         if family.rope_by_kind

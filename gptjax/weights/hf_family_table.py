@@ -18,9 +18,7 @@ class Family:
     qk_norm: bool = False
     biases: str = "none"
     scales_embedding: bool = False
-    windows: str = (
-        "none"  # "all": of all layers alike; "types": of the layers that layer_types says
-    )
+    windows: str = "none"  # "all": of all layers alike; "types": of those that layer_types says
     has_softcaps: bool = False  # and query_pre_attn_scalar
     long_rope: bool = False
     rope_by_kind: bool = False  # rope_parameters of each kind of layer

@@ -86,6 +86,22 @@ def rows():
     return np.random.default_rng(1).integers(0, 257, (2, N_CTX - 3))
 
 
+class PrefixedBytes(build.ByteTokenizer):
+    """Bytes, with an id before every prompt, as Llama 3 and Gemma have it."""
+
+    text_prefix = (7,)
+
+
+def test_what_stands_before_a_prompt_is_read_first():
+    m = dataclasses.replace(model("one layer"), tokenizer=PrefixedBytes())
+    ids = [7, *b"abc"]
+    expected = log_probs(m, [*ids, *b"de"])[3:5][range(2), list(b"de")].sum()
+    assert m.loglikelihood("abc", "de").log_prob == pytest.approx(expected, rel=1e-4)
+    (first, *_) = log_probs(m, ids)[-1:].argmax(1)
+    written = m.generate("abc", max_new_tokens=1, temperature=0)
+    assert written == m.tokenizer.decode([int(first)])
+
+
 # --- inside -------------------------------------------------------------------------------------
 
 

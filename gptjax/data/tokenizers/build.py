@@ -27,13 +27,16 @@ class Tokenizer(Protocol):
     """The interface of tokenizers.
 
     n_vocab: number of ids. end_of_text: the id after each document, or None. start_of_text: the id
-    from which an empty prompt is continued: end_of_text if there is one, else the newline. unknown:
+    from which an empty prompt is continued: end_of_text if there is one, else the newline.
+    text_prefix: the ids that stand before every prompt, such as the begin-of-text of Llama 3 and
+    Gemma; () for GPTs. unknown:
     the id of text that has no other, or None if every text has ids. digest: equal for two
     tokenizers that encode every text alike."""
 
     n_vocab: int
     end_of_text: int | None
     start_of_text: int
+    text_prefix: tuple[int, ...]
     unknown: int | None
     digest: str
 
@@ -50,6 +53,7 @@ class ByteTokenizer:
     n_vocab = 257
     end_of_text: int | None = 256
     start_of_text = 256
+    text_prefix: tuple[int, ...] = ()
     unknown: int | None = None
     digest = hashlib.sha256(b"bytes, end-of-text 256").hexdigest()
 
@@ -65,6 +69,12 @@ class ByteTokenizer:
         return b"".join(b"<|endoftext|>" if i == 256 else bytes([i]) for i in ids).decode(
             errors="replace"
         )
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Returns the ids of a text that a model continues: what stands before every prompt, and the
+    text; of an empty one at least the start of a text."""
+    return [*tokenizer.text_prefix, *tokenizer.encode(text)] or [tokenizer.start_of_text]
 
 
 def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) -> None:

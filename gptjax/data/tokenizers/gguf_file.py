@@ -80,6 +80,8 @@ def tokenizer_files(path: pathlib.Path) -> tuple[bytes, bytes]:
         )
         if key in plain
     }
+    if "tokenizer.ggml.add_bos_token" in plain:
+        config["add_bos_token"] = plain["tokenizer.ggml.add_bos_token"]
     if "tokenizer.chat_template" in plain:
         config["chat_template"] = plain["tokenizer.chat_template"]
     return tokenizer.to_str().encode(), json.dumps(config).encode()

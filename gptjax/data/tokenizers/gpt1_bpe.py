@@ -39,6 +39,7 @@ class Gpt1Tokenizer:
     """
 
     end_of_text: int | None = None
+    text_prefix: tuple[int, ...] = ()
     unknown: int | None = 0
 
     def __init__(self, path: str | None, words: Literal["spacy", "basic"]):

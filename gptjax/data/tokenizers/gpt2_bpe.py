@@ -24,6 +24,7 @@ class Gpt2Tokenizer:
     """GPT-2's tokenizer of 50,257 ids: 256 bytes, 50,000 merges, end-of-text. Exactly reversible.
     The algorithm of openai/gpt-2's src/encoder.py, computed by the `tokenizers` library."""
 
+    text_prefix: tuple[int, ...] = ()
     unknown: int | None = None
 
     def __init__(self, path: str | None):

@@ -19,8 +19,9 @@ START_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
 
 
 class JsonTokenizer:
-    """The tokenizer of a tokenizer.json. Special tokens are never added, and text that spells one
-    is encoded as ordinary text, so that text cannot end a document.
+    """The tokenizer of a tokenizer.json. Encoding adds no special tokens (`text_prefix` has those
+    before a prompt), and text that spells one is encoded as ordinary text, so that text cannot end
+    a document.
 
     content, config: bytes of the two files (config None if there is none).
     """
@@ -48,14 +49,27 @@ class JsonTokenizer:
         start = _named_id(settings, "bos_token", START_NAMES, vocabulary)
         candidates = (start, self.end_of_text, vocabulary.get("\n"), 0)
         self.start_of_text: int = next(i for i in candidates if i is not None)
+        self.text_prefix = self._find_prefix(settings, start)
         parsed = json.loads(content)
         unknown = parsed["model"].get("unk_token")
         self.unknown: int | None = vocabulary.get(unknown) if isinstance(unknown, str) else None
         self._byte_ids = _byte_ids(parsed, vocabulary)
         self._bytes = {number: byte for byte, number in enumerate(self._byte_ids)}
         self.digest = hashlib.sha256(
-            b"tokenizer.json " + content + repr(self.end_of_text).encode()
+            b"tokenizer.json " + content + repr((self.end_of_text, self.text_prefix)).encode()
         ).hexdigest()
+
+    def _find_prefix(self, settings: dict[str, Any], start: int | None) -> tuple[int, ...]:
+        """The special tokens that the file's post-processor puts before a text; the settings'
+        add_bos_token goes before it, as in transformers."""
+        adds_start = settings.get("add_bos_token")
+        if adds_start is False:
+            return ()
+        if adds_start is True and start is not None:
+            return (start,)
+        encoding = self.rust.encode("a", add_special_tokens=True)
+        pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        return tuple(i for i, _ in itertools.takewhile(lambda pair: pair[1], pairs))
 
     def __reduce__(self):  # the Rust object cannot be pickled for worker processes
         return JsonTokenizer, (self.content, self.config, self.where)

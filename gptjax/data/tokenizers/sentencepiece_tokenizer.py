@@ -25,6 +25,8 @@ class SentencePieceTokenizer:
     normalizes nothing, as ours do.
     """
 
+    text_prefix: tuple[int, ...] = ()
+
     def __init__(self, model: bytes):
         """model: a serialized model. Raises ValueError if it is damaged."""
         import sentencepiece

@@ -119,6 +119,24 @@ def test_an_item_with_a_hint_loses_the_end_of_the_text_before_it():
     )
 
 
+class Prefixed(ByteTokenizer):
+    """Bytes, with two ids before every prompt."""
+
+    text_prefix = (256, 5)
+
+
+@pytest.mark.parametrize("n_ctx", [1000, 60, 20, 8])
+def test_what_stands_before_a_prompt_stays_there(n_ctx):
+    """However much is cut: the rest is what a context that is so much shorter has."""
+    for how in (HOW, dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=3))):
+        expected = prompts.fit_context(ITEM, POOL[:4], how, ByteTokenizer(), n_ctx - 2)
+        found = prompts.fit_context(ITEM, POOL[:4], how, Prefixed(), n_ctx)
+        assert found.context_tokens == tuple((256, 5, *x) for x in expected.context_tokens)
+        assert found.completion_tokens == expected.completion_tokens
+        assert found.n_cut == expected.n_cut
+    assert prompts.encode_pairs(Prefixed(), [("", "yes")], "1")[0][0] == (256, 5)
+
+
 def test_a_generation_task_reserves_space_for_its_text():
     how = dataclasses.replace(HOW, method=evaluation.Greedy(n_tokens=5), metric="exact_match")
     whole = len(prompts.render(ITEM, POOL[:4], how)[0])

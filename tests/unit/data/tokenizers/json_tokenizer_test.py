@@ -12,6 +12,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 
@@ -68,6 +69,28 @@ def test_special_tokens(folder):
     assert (alone.start_of_text, alone.end_of_text) == (ours.start_of_text, ours.end_of_text)
     other = json_tokenizer.JsonTokenizer(content, b'{"eos_token": "<s>"}', "x")
     assert other.end_of_text == vocabulary["<s>"] and other.digest != ours.digest
+
+
+def test_what_stands_before_a_prompt(folder):
+    """As the file's post-processor says, or else the settings; with it a prompt has the ids of the
+    library. Plain encoding has none of it, so that documents have not."""
+    theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    bos = theirs.token_to_id("<s>")
+    plain = json_tokenizer.JsonTokenizer(theirs.to_str().encode(), None, "x")
+    assert plain.text_prefix == () and build.encode_prompt(plain, "ab") == plain.encode("ab")
+    assert build.encode_prompt(plain, "") == [bos]
+    theirs.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", bos), ("</s>", bos + 1)]
+    )
+    content = theirs.to_str().encode()
+    ours = json_tokenizer.JsonTokenizer(content, None, "x")
+    assert ours.text_prefix == (bos,) and ours.digest != plain.digest
+    for text in TEXTS:
+        assert [*build.encode_prompt(ours, text), bos + 1] == theirs.encode(text).ids
+        assert bos not in ours.encode(text)
+    for says, prefix in ((b"true", (bos,)), (b"false", ())):
+        settings = b'{"bos_token": "<s>", "add_bos_token": %s}' % says
+        assert json_tokenizer.JsonTokenizer(content, settings, "x").text_prefix == prefix
 
 
 def test_worker_processes_get_the_same(folder):
