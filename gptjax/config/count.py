@@ -58,8 +58,8 @@ def padded_parameters(model: Model) -> int:
 
 
 def attention_pairs(pattern: Attention, n_ctx: int) -> int:
-    """Exact number of (query, key) pairs that attend in a row of n_ctx tokens; schema.py defines
-    the patterns.
+    """Exact number of (query, key) pairs that attend in a row of n_ctx tokens, for BlockSparse of
+    the average head, rounded; config/attention.py defines the patterns.
     """
     match pattern:
         case Dense():
@@ -203,9 +203,10 @@ def activation_bytes(
     scores: whether attention scores are saved, as the reference does, or not, as with flash
     kernels. dtype None: that of the config, with "auto" taken as float32, the larger.
 
-    Per token and layer, with a the width of dtype: for GPT 24 a d_model (inputs of matmuls 16, of
-    GELU 8), else as many for each unit of q, k and v, of d_model and of d_ff,
-    and 12 n_heads n_ctx (scores, their exponentials and weights, float32). remat "none" saves this
+    Per token and layer, with a the width of dtype: a (5 d_model + q, k and v + 4 d_ff, twice with a
+    gate), which for GPT is 24 a d_model (inputs of matmuls 16, of GELU 8); 2 a d_model more with
+    norms after the branches; and 12 n_heads n_ctx (scores, their exponentials and weights,
+    float32). remat "none" saves this
     for every layer. Other policies save it only for the layer being computed, and for every layer
     its input (a d_model) and the activations in compute.remat. Dropout adds random bits and a copy.
     To this add 6 a d_model per token for embeddings and output, and a chunk of logits with its

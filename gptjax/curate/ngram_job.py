@@ -73,7 +73,7 @@ class NgramJob:
 
     def read_report(self) -> dict[str, Any]:
         """Returns the report of a finished job. Raises a one-line ValueError if it is damaged."""
-        return _read_finished(self.directory / "report.json")
+        return _read_record(self.directory / "report.json")
 
 
 def start(
@@ -94,9 +94,9 @@ def start(
     record = record | {"corpus": open.describe(source), "fingerprint": open.fingerprint(source)}
     is_finished = (directory / "report.json").exists()
     if is_finished:
-        job_dir.check_same(directory, _read_finished(directory / "job.json"), record)
+        job_dir.check_same(directory, _read_record(directory / "job.json"), record)
     else:
-        job_dir.check_unfinished(directory, record, "*", print)
+        job_dir.check_start(directory, record, "*", print)
     job = NgramJob(
         directory,
         source.path,
@@ -121,7 +121,7 @@ def digest(hashes: ngrams.Array, lengths: list[int]) -> str:
     return hashlib.sha256(hashes.tobytes() + repr(lengths).encode()).hexdigest()
 
 
-def _read_finished(file: pathlib.Path) -> dict[str, Any]:
+def _read_record(file: pathlib.Path) -> dict[str, Any]:
     """Returns a record of a finished job. Raises a one-line ValueError if it is damaged."""
     try:
         return checksums.read(file)

@@ -76,7 +76,7 @@ def tokenize_corpus(
             )
             job_dir.check_same(directory, manifest, {"text": count_text(source, advance)})
         return manifest
-    job_dir.check_unfinished(directory, job, "*.npy", print_line)
+    job_dir.check_start(directory, job, "*.npy", print_line)
     checksums.save(directory / "job.json", job)
     atomic.remove_partial(directory)
     skipped: files.Skipped = collections.Counter()

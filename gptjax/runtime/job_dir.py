@@ -21,7 +21,7 @@ FIELD_NAMES = {
 MAX_CHARS = 80  # of a value in an error
 
 
-def check_unfinished(
+def check_start(
     directory: pathlib.Path, job: dict[str, Any], pattern: str, print_line: Callable[[str], None]
 ) -> None:
     """Checks that the job can start in `directory`, or go on there. Writes nothing.

@@ -65,11 +65,11 @@ PRESETS = {
 }
 
 
-def for_config(config: schema.Config) -> Rules:
-    """The preset of a config. Key and value heads that tensor does not divide are replicated: each
-    device then computes those that its queries need (Sharding.repeat_heads)."""
+def for_config(config: schema.Config, mesh: jax.sharding.Mesh) -> Rules:
+    """The preset of a config on a mesh. Key and value heads that tensor does not divide are
+    replicated: each device then computes those that its queries need (Sharding.repeat_heads)."""
     preset = PRESETS[config.mesh.sharding]
-    if config.model.n_kv_heads % config.mesh.tensor == 0:
+    if config.model.n_kv_heads % mesh.shape["tensor"] == 0:
         return preset
     params = {letter: axes for letter, axes in preset.params.items() if letter != "K"}
     return dataclasses.replace(preset, params=params)

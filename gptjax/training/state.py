@@ -57,7 +57,7 @@ def _abstract(
     init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
 ) -> TrainState:
     shapes = jax.eval_shape(init)
-    shardings = rules.shardings(shapes, rules.for_config(config), mesh)
+    shardings = rules.shardings(shapes, rules.for_config(config, mesh), mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )

@@ -217,6 +217,6 @@ def build(
             f"data.document_attention={config.data.document_attention} needs an end-of-text token, "
             f"which {config.data.tokenizer} lacks; set data.document_attention=attend"
         )
-    sharding = rules.Sharding(rules.for_config(config), mesh)
+    sharding = rules.Sharding(rules.for_config(config, mesh), mesh)
     model = gpt.GPT(config.model, gpt.execution_policy(config.compute, platform), sharding)
     return TrainStep(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

@@ -154,18 +154,21 @@ def test_on_a_mesh(pattern, sizes):
     assert_equal(attend, 64, pattern, 2.0, True)
 
 
-def test_heads_fewer_than_devices_are_replicated():
+@pytest.mark.parametrize("tensor", [2, -1], ids=["2", "the rest"])
+def test_heads_fewer_than_devices_are_replicated(tensor):
     """One key head on two devices: each computes it."""
-    split = schema.Mesh(fsdp=1, tensor=2, sharding="fsdp_tensor")
-    two, one = (
-        dataclasses.replace(tiny.config(heads=schema.AttentionHeads(n_kv_heads=n)), mesh=split)
-        for n in (2, 1)
+    c = dataclasses.replace(
+        tiny.config(), mesh=schema.Mesh(fsdp=1, tensor=tensor, sharding="fsdp_tensor")
     )
-    assert rules.for_config(two).params["K"] == ("tensor",)
-    assert "K" not in rules.for_config(one).params
-    c = one
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:2])
-    sharding = rules.Sharding(rules.for_config(c), mesh)
+
+    def rules_of(n_kv_heads):
+        model = tiny.config(heads=schema.AttentionHeads(n_kv_heads=n_kv_heads)).model
+        return rules.for_config(dataclasses.replace(c, model=model), mesh)
+
+    assert rules_of(2).params["K"] == ("tensor",)
+    assert "K" not in rules_of(1).params
+    sharding = rules.Sharding(rules_of(1), mesh)
     x = jax.random.normal(jax.random.key(0), (1, 4, 1, 2))
     np.testing.assert_array_equal(sharding.repeat_heads(x), jnp.repeat(x, 2, axis=2))
     assert rules.UNSHARDED.repeat_heads(x) is x

@@ -146,7 +146,7 @@ def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
 def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> ClassificationStep:
     """The step of a config with a task, on a mesh."""
     assert config.task is not None
-    sharding = rules.Sharding(rules.for_config(config), mesh)
+    sharding = rules.Sharding(rules.for_config(config, mesh), mesh)
     model = Classifier(
         config.model, gpt.execution_policy(config.compute, platform), sharding, config.task
     )

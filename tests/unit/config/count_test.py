@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gptjax.config import count
+from gptjax.config.attention import BlockSparse
 from gptjax.config.schema import Banded, Compute, Config, Dense, Dropout, Fixed, Model, Strided
 from gptjax.configs import registry
 
@@ -44,6 +45,19 @@ def test_keys_seen_are_the_pairs_of_the_definition(pattern, n_ctx):
     assert count.attention_pairs(pattern, n_ctx) == sum(
         sees(pattern, q, k) for q in range(n_ctx) for k in range(n_ctx)
     )
+
+
+@pytest.mark.parametrize("n_ctx", [1, 9, 64, 70])
+@pytest.mark.parametrize("block, local_blocks, stride", [(8, 2, 3), (4, 1, 2), (16, 9, 4)])
+def test_block_sparse_pairs_are_those_of_the_average_head(block, local_blocks, stride, n_ctx):
+    def is_seen(q, k, head):
+        is_local = q // block - k // block < local_blocks
+        return k <= q and (is_local or (k // block + head + 1) % stride == 0)
+
+    heads, positions = range(stride), range(n_ctx)
+    total = sum(is_seen(q, k, head) for q in positions for k in positions for head in heads)
+    pattern = BlockSparse(block=block, local_blocks=local_blocks, stride=stride)
+    assert count.attention_pairs(pattern, n_ctx) == round(total / stride)
 
 
 @pytest.mark.parametrize(
