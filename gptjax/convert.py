@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
     from gptjax.report import console
     from gptjax.sharding import xla_options
-    from gptjax.weights import hf_config, load, open_model
+    from gptjax.weights import export_hf, load, open_model
 
     xla_options.configure_runtime()
     out, start_time = console.Console(quiet=False), time.perf_counter()
@@ -64,9 +64,8 @@ def main(arguments: list[str]) -> None:
                 f"--config={args.config} is of weights that become a run: {args.source} is one, "
                 "and has its config; leave it out"
             )
-        hf_config.to_hf(
-            weights.config.model
-        )  # raises for models that have no equivalent, before anything is read
+        # Raises for models that have no equivalent, before anything is read.
+        export_hf.choose_format(weights.config.model)
     with atomic_dir(args.to) as folder, out.status(f"reading {args.source}") as progress:
         loaded = open_model.read_model(weights, progress)
         if is_export:
@@ -86,7 +85,7 @@ def main(arguments: list[str]) -> None:
         summary_rows(weights, args.to, time.perf_counter() - start_time),
     )
     if not is_export:
-        out.print(f"let it speak: python -m gptjax.sample --model={args.to} --prompt='...'")
+        out.print(f"sample from it: python -m gptjax.sample --model={args.to} --prompt='...'")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 is refused by name."""
 
 import functools
+import itertools
+import json
 
 import gguf
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from gguf import quants
 
+from gptjax import convert
 from gptjax.config import data, schema
 from gptjax.data.tokenizers import build
 from gptjax.sharding import device_mesh
@@ -127,6 +130,22 @@ def test_quantized_weights(tmp_path, kind, atol):
     np.testing.assert_allclose(found, expected, atol=atol)
     part = reader.read(name, (slice(16, 48), slice(8, 24)))
     np.testing.assert_array_equal(part, found[16:48, 8:24])
+
+
+def test_it_becomes_a_run_and_a_folder_of_hugging_face(tmp_path):
+    """By the program: GGUF -> run -> Hugging Face -> run, the same parameters and ids."""
+    path = write(tmp_path / "a.gguf")
+    steps = [path, tmp_path / "run", tmp_path / "hf", tmp_path / "again"]
+    for source, target in itertools.pairwise(steps):
+        convert.main([f"--from={source}", f"--to={target}"])
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert settings["model_type"] == "llama" and settings["num_key_value_heads"] == KV
+    _, expected = load_params(path)
+    tokenizer = build.build(data.TokenizerJson(path=str(path)))
+    for place in steps[1:]:
+        config, params = load_params(place)
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
+        assert build.build(config.data.tokenizer).encode(" the 42") == tokenizer.encode(" the 42")
 
 
 def test_the_vocabulary_is_a_tokenizer(tmp_path):
