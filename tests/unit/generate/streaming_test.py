@@ -110,6 +110,7 @@ class Letters:
     """61 ids, as many letters."""
 
     n_vocab, end_of_text, start_of_text, unknown, digest = 61, None, 0, 0, ""
+    text_prefix = ()
 
     def encode(self, text):
         return [ord(c) - 60 for c in text]
