@@ -23,6 +23,11 @@ class Init:
     residual: Literal["flat", "depth_scaled"] = "flat"
     """depth_scaled: the two output projections of a layer are divided by sqrt(2 n_layers) (GPT-2
     section 2.3)."""
+    longer_positions: Literal["refuse", "repeat", "interpolate"] = "refuse"
+    """How a run that begins with weights (train --init) of a shorter n_ctx gets more learned
+    positions. repeat: their rows again and again, as Longformer (2004.05150, section 5);
+    interpolate: position i is theirs at i times the shorter n_ctx / n_ctx, interpolated linearly
+    (Chen et al. 2306.15595, for tables); refuse: not at all."""
 
 
 @record

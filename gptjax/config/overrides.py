@@ -17,7 +17,7 @@ import typing
 from typing import Any, TypeVar
 
 from gptjax.config import legacy, parse, synonyms, values
-from gptjax.config.schema import FAMILY_FIELDS, Config, Model
+from gptjax.config.schema import FAMILY_FIELDS, LATER_LEAVES, Config, Model
 
 Root = TypeVar("Root")
 
@@ -54,8 +54,8 @@ def flatten(config: Config) -> dict[str, Any]:
     """Returns every leaf path with its number, string or None; alternatives and tuples as text of
     the override grammar. JSON represents it exactly.
 
-    Fields in which model families differ are left out where they are GPT's, so that the stored
-    config of a GPT does not change when a family adds one.
+    Fields in which model families differ are left out where they are GPT's, and later fields where
+    they have their defaults, so that the stored config of a GPT does not change when one is added.
     """
     return {
         path: leaf
@@ -80,7 +80,7 @@ def _gpt_defaults() -> dict[str, Any]:
         for path, _ in _leaf_paths(Model, "")
         for name, *rest in [path.split(".")]
         if name in FAMILY_FIELDS
-    }
+    } | LATER_LEAVES
 
 
 def unflatten(leaves: dict[str, Any]) -> Config:

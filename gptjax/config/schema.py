@@ -251,3 +251,7 @@ class Config:
     def batch_rows(self) -> int:
         """Rows of n_ctx tokens in a full batch."""
         return self.train.batch_tokens // self.model.n_ctx
+
+
+# Leaves that config.json leaves out at these values: fields that came after the GPT papers'.
+LATER_LEAVES = {"model.init.longer_positions": Init().longer_positions}

@@ -73,3 +73,23 @@ def _local_ids(axes, n_rows, tokens_BT):
     """
     ids_BT = tokens_BT - jax.lax.axis_index(axes) * n_rows
     return jnp.where((ids_BT >= 0) & (ids_BT < n_rows), ids_BT, n_rows)
+
+
+@shaped
+def resize_positions(position_TD: jax.Array, n_ctx: int, rule: str) -> jax.Array:
+    """A table of n_ctx learned positions (n_ctx, D) from one of fewer, by a rule of
+    Init.longer_positions, or of more: its first rows."""
+    n = position_TD.shape[0]
+    if n_ctx <= n:
+        return position_TD[:n_ctx]
+    match rule:
+        case "repeat":
+            return position_TD[jnp.arange(n_ctx) % n]
+        case "interpolate":
+            # In whole numbers, so that multiples of the factor are rows themselves.
+            low_T, rest_T = jnp.divmod(jnp.arange(n_ctx) * n, n_ctx)
+            high_T = jnp.minimum(low_T + 1, n - 1)
+            weight_T1 = (rest_T / n_ctx).astype(position_TD.dtype)[:, None]
+            return (1 - weight_T1) * position_TD[low_T] + weight_T1 * position_TD[high_T]
+        case _:
+            raise AssertionError(rule)

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from gptjax.config import continuation
+from gptjax.config.model import Model
+
 
 class PretrainingObjective:
     """Next-token prediction on text (GPT-1 equation 1). A training.context.Objective."""
@@ -32,9 +35,14 @@ class PretrainingObjective:
         weights.check(config, dataset.tokenizer)
         with out.status(f"reading {self._init}") as progress:
             init_state = load_params(
-                init_state, weights, lambda done, name: progress(f"{done:4.0%} read: {name}")
+                init_state,
+                weights,
+                config.model,
+                lambda done, name: progress(f"{done:4.0%} read: {name}"),
             )
         out.print(f"beginning with the weights of {self._init}: {weights.kind}")
+        for line in continuation.changes(weights.config.model, config.model):
+            out.print(f"  {line}")
         return init_state
 
     def make_eval_fn(self, context, put_on_mesh):
@@ -63,16 +71,31 @@ class PretrainingObjective:
         return [sample_text(context, state, step, seed) for seed in range(3 if is_last else 1)]
 
 
-def load_params(state: Any, weights: Any, progress: Callable[[float, str], None]) -> Any:
+def load_params(
+    state: Any, weights: Any, model: Model, progress: Callable[[float, str], None]
+) -> Any:
     """Returns the state with the parameters of a weights.load.Weights, sharded as those of the
-    state were. progress(fraction, name of the leaf) is called for each leaf."""
+    state were; learned positions are extended or cut to those of `model`. progress(fraction, name
+    of the leaf) is called for each leaf."""
     import jax
+
+    from gptjax.model import embedding
 
     abstract_params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
     jax.tree.map(lambda x: x.delete(), state.params)  # makes room for those that come
-    return state.replace(params=weights.load_params(abstract_params, progress))
+    table = abstract_params.get("position_TD")
+    n_stored = weights.config.model.n_ctx
+    if table is None or n_stored == model.n_ctx:
+        return state.replace(params=weights.load_params(abstract_params, progress))
+    stored = jax.ShapeDtypeStruct((n_stored, model.d_model), table.dtype, sharding=table.sharding)
+    params = weights.load_params(abstract_params | {"position_TD": stored}, progress)
+    resize = jax.jit(
+        embedding.resize_positions, static_argnums=(1, 2), out_shardings=table.sharding
+    )
+    position_TD = resize(params["position_TD"], model.n_ctx, model.init.longer_positions)
+    return state.replace(params=params | {"position_TD": position_TD})
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import jax
 
-from gptjax.config import data, overrides, parse, schema
+from gptjax.config import continuation, data, overrides, parse, schema
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir
@@ -43,8 +43,9 @@ class Weights(Protocol):
     config: schema.Config
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
-        """Raises ValueError unless these weights are of `config`'s model and `tokenizer` is theirs.
-        For a folder's weights, the model's context may be shorter and its vocabulary larger.
+        """Raises ValueError unless `config`'s model can begin with these weights and `tokenizer` is
+        theirs. Its context and rotary positions may be others (config/continuation.py); for a
+        folder's weights its vocabulary may be larger.
         """
         ...
 
@@ -114,30 +115,6 @@ def load(
     )
 
 
-def _check_same_model(
-    path: Path, actual: schema.Model, expected: schema.Model, exactly: bool
-) -> None:
-    """Raises ValueError, with the field, unless parameters of `actual` fit `expected`."""
-    not_of_weights = ("init", "dropout")
-    fields = [field.name for field in dataclasses.fields(actual)]
-    for name in (name for name in fields if name not in not_of_weights):
-        actual_value, expected_value = getattr(actual, name), getattr(expected, name)
-        if actual_value != expected_value and (
-            exactly
-            or not (
-                name == "n_vocab"
-                and expected_value > actual_value
-                or name == "n_ctx"
-                and expected_value < actual_value
-            )
-        ):
-            raise ValueError(
-                f"the weights in {path} have {name} {actual_value!r}, but "
-                f"model.{name}={expected_value!r}: give the config that belongs "
-                f'to them, or --set "model.{name}={actual_value!r}"'
-            )
-
-
 class RunWeights:
     """The newest checkpoint of a run of gptjax that is whole, or that of `step`."""
 
@@ -201,7 +178,7 @@ class RunWeights:
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         """As Weights.check."""
-        _check_same_model(self.path, self.config.model, config.model, exactly=True)
+        continuation.check(self.path, self.config.model, config.model, larger_vocab=False)
         metadata = self._checkpoint_reader.metadata(self._wanted_step)
         self._check_config(metadata)
         saved_digest = metadata["tokenizer"]
@@ -258,7 +235,7 @@ class FolderWeights:
 
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         """As Weights.check."""
-        _check_same_model(self.path, self.config.model, config.model, exactly=False)
+        continuation.check(self.path, self.config.model, config.model, larger_vocab=True)
         extra_symbols = tokenizer_files.check(
             _containing_folder(self.path),
             self.config.model.n_vocab,

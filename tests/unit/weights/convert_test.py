@@ -197,7 +197,7 @@ def test_a_run_begins_with_weights(tmp_path, capsys):
         ({"n_layers": 2}, r"have n_layers 1, but model.n_layers=2: .*--set \"model.n_layers=1\""),
         ({"norm": "post"}, "have norm 'pre', but model.norm='post'"),
         ({"n_vocab": 256}, "have n_vocab 257, but model.n_vocab=256"),
-        ({"n_ctx": 13}, "have n_ctx 12, but model.n_ctx=13"),
+        ({"n_ctx": 13}, "have learned 12 positions, but model.n_ctx=13"),
         ({}, "the weights have 257 ids, but data.tokenizer=Gpt2Bpe.path=None. has 50,257"),
         ({"n_ctx": 6, "n_vocab": 260}, None),
     ],
