@@ -4,7 +4,7 @@ returns a Sweep."""
 from gptjax.config import count
 from gptjax.config.overrides import override
 from gptjax.config.sweep import Points, Sweep, chain, each, grid, seeds, zip_axes
-from gptjax.configs import small
+from gptjax.configs import ablations, small
 
 PEAK_LR = "train.schedule.peak_lr"
 # micro's batch as one row, long enough for attention to cost something
@@ -205,4 +205,5 @@ SWEEPS = {
     "peak_by_batch": peak_by_batch,
     "mixtures": mixtures,
     "sizes": sizes,
+    **ablations.SWEEPS,
 }

@@ -16,10 +16,11 @@ from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.data import unicode
 from gptjax.runtime import errors, lock
-from gptjax.sweeps import live_table, local_runner, run_status
+from gptjax.sweeps import live_table, local_runner, run_status, tuning
 from gptjax.sweeps.points import Point, expand, run_flops
 
 EXAMPLE = """python -m gptjax.sweep --sweep=sparse_window --jobs=2
+  python -m gptjax.sweep --sweep=gpt3_to_llama3 --tune=4 --vmap=4
   python -m gptjax.sweep --config=nano --grid "train.schedule.peak_lr=1e-3|3e-3|1e-2" --seeds=3 --dry_run
   python -m gptjax.sweep report runs/sweeps/sparse_window"""  # noqa: E501
 SEND_EXAMPLE = (
@@ -38,6 +39,11 @@ def main(arguments: list[str]) -> int:
         raise ValueError(
             f"{shlex.join(launcher_args)}: what stands after -- is for a launcher; say which with "
             "--launch=slurm or --launch=jobset"
+        )
+    if args.tune is not None and (args.launch != "local" or args.point is not None):
+        raise ValueError(
+            f"--tune={args.tune} chooses points by the results of others: leave out --launch and "
+            "--point, or give the points themselves, with --grid and --seeds"
         )
     if args.list:
         return print_sweeps()
@@ -67,8 +73,17 @@ def main(arguments: list[str]) -> int:
         return run_point(args.point, name, sweep_spec, recipe, points, directory)
     slots = local_runner.make_slots(args.jobs, args.devices)
     with lock.hold(directory, "sweep's directory", print_text):
-        run_status.write_sweep(directory, name, sweep_spec, recipe, points)
-        return run_points(name, sweep_spec, points, directory, slots, args)
+        while True:
+            run_status.write_sweep(directory, name, sweep_spec, recipe, points)
+            status = run_points(name, sweep_spec, points, directory, slots, args)
+            if args.tune is None or status == 130:
+                return status
+            further = tuning.further_points(points, directory, args.tune)
+            if not further:
+                return status
+            sweep_spec = dataclasses.replace(sweep_spec, points=(*sweep_spec.points, *further))
+            directories |= {point.own: point.name for point in points}
+            points = expand(sweep_spec, recipe, directories)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -93,6 +108,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--seeds", metavar="N", type=positive_int, help="another axis: seeds 0 to N - 1"
+    )
+    parser.add_argument(
+        "--tune",
+        metavar="N",
+        type=positive_int,
+        help="then N more seeds of each model at its best peak learning rate; before that, further "
+        "peaks where the best is at the edge",
     )
     parser.add_argument(
         "--dir", metavar="DIR", help="where the runs go, or lie (default: runs/sweeps/NAME)"
@@ -349,11 +371,23 @@ def write_report(arguments: list[str]) -> int:
         EXAMPLE.splitlines()[-1].strip(),
     )
     parser.add_argument("directory", metavar="DIR", type=parse.path_argument, help="of the sweep")
-    directory = parser.parse_args(arguments).directory
+    parser.add_argument(
+        "--decode_rounds",
+        metavar="N",
+        type=parse.int_argument(0, sweep.MAX_POINTS),
+        default=0,
+        help="if the sweep has steps, measure the speed of decoding after each, N times "
+        "(default: 0, not measured)",
+    )
+    args = parser.parse_args(arguments)
+    directory = args.directory
 
     from gptjax.sweeps import report
 
-    text, names = report.write(directory, lambda line: print(line, file=sys.stderr))
+    def warn(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    text, names = report.write(directory, warn, args.decode_rounds)
     print_text(text)
     print_text(f"wrote {', '.join(names)} in {directory}")
     return 0

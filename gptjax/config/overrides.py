@@ -105,7 +105,14 @@ def diff(a: Config, b: Config) -> list[str]:
     """Returns a line "path: value of a -> value of b" for each field that differs, with values in
     the override grammar.
     """
-    return list(_iter_diff(a, b, ""))
+    return [f"{path}: {x!r} -> {y!r}" for path, x, y in _iter_diff(a, b, "")]
+
+
+def edits(a: Config, b: Config) -> tuple[str, ...]:
+    """Returns `path=value` for each field that differs: what `override` makes b of a with."""
+    return tuple(
+        f"{path}={y if isinstance(y, str) else repr(y)}" for path, _, y in _iter_diff(a, b, "")
+    )
 
 
 def digest(config: Config) -> str:
@@ -138,14 +145,14 @@ def _leaves(config: Config, prefix: str):
 
 
 def _iter_diff(a: Any, b: Any, path: str):
-    """Yields the lines of `diff` below `path`."""
+    """Yields (path, value of a, value of b) of each field below `path` that differs."""
     if dataclasses.is_dataclass(a) and type(a) is type(b):
         for name in values.type_hints(type(a)):
             yield from _iter_diff(
                 getattr(a, name), getattr(b, name), f"{path}.{name}" if path else name
             )
     elif a != b:
-        yield f"{path}: {a!r} -> {b!r}"
+        yield path, a, b
 
 
 def _unflatten_record(record: type, leaves: dict[str, Any], prefix: str):

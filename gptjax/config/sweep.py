@@ -84,3 +84,7 @@ class Sweep:
     """Overrides of all points."""
     holdout: Points = ()
     """Points that scaling laws predict instead of being fitted to; they are trained last."""
+    steps: tuple[str, ...] = ()
+    """Names of the models in the order of their first points, each one change after the one before
+    it; points of one model differ in seed and peak learning rate. The report then compares each
+    with the one before it. (): the models are no such steps."""

@@ -1,11 +1,19 @@
 """Writes the report of a sweep from the files of its runs, finished or not."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptjax.runtime import errors
-from gptjax.sweeps import comparison, lr_and_batch, report_page, run_status, scaling_report
+from gptjax.sweeps import (
+    comparison,
+    lr_and_batch,
+    report_page,
+    run_status,
+    scaling_report,
+    waterfall,
+)
 from gptjax.sweeps.points import arms
 
 PICTURES = ((report_page.plot_bars, "arms.png"), (report_page.plot_curves, "curves.png"))
@@ -16,9 +24,12 @@ SECTIONS = (
 )
 
 
-def write(directory: Path, warn: Callable[[str], None]) -> tuple[str, list[str]]:
+def write(
+    directory: Path, warn: Callable[[str], None], decode_rounds: int = 0
+) -> tuple[str, list[str]]:
     """Writes report.md, report.html and their pictures into the directory of a sweep; returns (the
-    text of report.md, the names of the files). ValueError if no sweep is there.
+    text of report.md, the names of the files). ValueError if no sweep is there. decode_rounds: of
+    the measured speed of decoding after each step of a sweep that has steps; 0: not measured.
 
     A section is left out if the points do not vary what it is about. A picture or section that
     raises an error is left out with a warning, since the table has the same numbers."""
@@ -32,16 +43,27 @@ def write(directory: Path, warn: Callable[[str], None]) -> tuple[str, list[str]]
         if run.reason
     ]
 
-    def draw(parts: Sequence[tuple[Callable[..., Any], str]]) -> list[Any]:
+    def draw(
+        parts: Sequence[tuple[Callable[..., Any], str]], drawn_arms: Sequence[comparison.ArmResult]
+    ) -> list[Any]:
         drawn = []
         for draw_part, file_name in parts:
             try:
-                drawn.append(draw_part(results, directory / file_name))
+                drawn.append(draw_part(drawn_arms, directory / file_name))
             except Exception as error:
                 warn(f"warning: no {file_name}: {type(error).__name__}: {errors.first_line(error)}")
         return [part for part in drawn if part is not None]
 
-    pictures, sections = draw(PICTURES), draw(SECTIONS)
+    if sweep.steps:
+        steps = waterfall.name_arms(results, sweep.steps)
+        results = [arm for step in steps for arm in step]
+        pictures = draw(PICTURES, [waterfall.choose_arm(step)[0] for step in steps])
+        section = functools.partial(
+            waterfall.waterfall_section, names=sweep.steps, decode_rounds=decode_rounds
+        )
+        sections = draw([(section, "waterfall.png")], results)
+    else:
+        pictures, sections = draw(PICTURES, results), draw(SECTIONS, results)
     text = report_page.render_markdown(name, sweep.description, results, failures, sections)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(

@@ -45,7 +45,7 @@ def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]
         n = len(result.runs)
         label = f"{result.label} (to check the laws)" if result.holdout else result.label
         seeds = f"{n}" if not result.n_unfinished else f"{n - result.n_unfinished} of {n} finished"
-        difference = "baseline" if number == 0 else _format_difference(result.difference)
+        difference = "baseline" if number == 0 else format_difference(result.difference)
         durations = [run.seconds for run in result.runs if run.final_loss is not None]
         rows.append(
             (
@@ -62,7 +62,8 @@ def table_rows(results: Sequence[comparison.ArmResult]) -> list[tuple[str, ...]]
     return rows
 
 
-def _format_difference(interval: comparison.MeanInterval | None) -> str:
+def format_difference(interval: comparison.MeanInterval | None) -> str:
+    """Returns a difference with its interval, and whether that excludes 0."""
     if interval is None:
         return "no seed in common"
     text = f"{interval.mean:+.4f}" + (

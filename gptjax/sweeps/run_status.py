@@ -168,7 +168,8 @@ def read_sweep(directory: Path) -> tuple[str, Sweep, Config, dict[tuple[str, ...
             "gptjax.sweep made and printed"
         )
     stored, where = parse.read_json(path), str(path)
-    record = {"holdout": []} | legacy.translate_sweep(stored)  # the first version had no holdout
+    # the first version had no holdout, and the next ones no steps
+    record = {"holdout": [], "steps": []} | legacy.translate_sweep(stored)
     name, description, recipe = (
         parse.member(record, field, str, where) for field in ("name", "description", "recipe")
     )
@@ -190,6 +191,7 @@ def read_sweep(directory: Path) -> tuple[str, Sweep, Config, dict[tuple[str, ...
         points=points,
         overrides=_check_texts(parse.member(record, "overrides", list, where), where),
         holdout=holdout,
+        steps=_check_texts(record["steps"], where),
     )
     leaves = parse.member(record, "config", dict, where) if "config" in record else None
     try:  # earlier versions did not store the recipe's config
@@ -218,7 +220,7 @@ def _read_points(record: dict[str, Any], where: str) -> tuple[Points, Points]:
 def _check_texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(
-            f"{where}: {parse.quote(value)} is no list of path=value edits; restore the file, or "
+            f"{where}: {parse.quote(value)} is no list of texts; restore the file, or "
             "let the sweep's command write it"
         )
     return tuple(value)
