@@ -173,52 +173,105 @@ def waterfall_section(
 def plot_waterfall(steps: Sequence[StepResult], path: Path) -> None:
     """Draws a bar from the loss of each step to that of the next, with the interval of the change
     at its end; a step whose interval holds 0 is gray."""
-    finished = [step for step in steps if step.loss is not None]
-    figure = loss_plot.new_figure(9, 1.4 + 0.42 * len(steps))
+    from matplotlib import patches
+
+    figure = loss_plot.new_figure(9, 1.5 + 0.4 * len(steps))
     axes = figure.subplots()
-    means = {step.name: step.loss.mean for step in finished if step.loss is not None}
-    span = max(means.values(), default=1) - min(means.values(), default=0) or 1.0
-    previous: float | None = None
-    for number, step in enumerate(steps):
-        mean = means[step.name] if step.name in means else None
-        if mean is not None and previous is None:
-            axes.plot([mean], [number], "D", color=TOTAL, ms=6)
-            _write(axes, mean + 0.02 * span, number, f"{mean:.3f}")
-        elif mean is not None and previous is not None:
-            _draw_step(axes, number, previous, mean, step.change, span)
-        if mean is not None:
-            axes.plot([mean, mean], [number, number + 1], color=loss_plot.FAINT, lw=1, zorder=0)
-        previous = mean
-    if previous is not None and len(steps) > 1:
-        axes.plot([previous], [len(steps)], "D", color=TOTAL, ms=6)
-        _write(axes, previous + 0.02 * span, len(steps), f"{previous:.3f}")
+    losses = [step.loss for step in steps]
+    for number, (step, before, after) in enumerate(
+        zip(steps, [None, *losses], losses, strict=False)
+    ):
+        if after is None:
+            _write(axes, number, "not finished")
+            continue
+        axes.plot([after.mean] * 2, [number, number + 1], color=loss_plot.LR, lw=0.8, zorder=1)
+        if before is None:
+            axes.plot([after.mean], [number], "D", color=TOTAL, ms=6)
+            _write(axes, number, f"{after.mean:.3f}")
+        else:
+            _draw_change(axes, number, before.mean, after.mean, step.change)
+    if losses[-1] is not None:
+        axes.plot([losses[-1].mean], [len(steps)], "D", color=TOTAL, ms=6)
+        total = paired_change(steps[0].losses, steps[-1].losses)
+        _write(axes, len(steps), f"{losses[-1].mean:.3f}   {_change_text(total)}")
     labels = [*(step.name for step in steps), "in all"]
     axes.set_yticks(range(len(labels)), [loss_plot.escape(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    if means:
-        axes.set_xlim(min(means.values()) - 0.25 * span, max(means.values()) + 0.45 * span)
+    _limit_axis(axes, steps)
     axes.set_xlabel(
-        "validation loss (nats per token); change of each step with its 95% interval",
-        color=loss_plot.INK,
+        "validation loss (nats per token); lines: 95% interval of the change", color=loss_plot.INK
     )
     axes.grid(True, axis="x", color=loss_plot.FAINT, lw=0.8)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    colors = {"better": BETTER, "worse": WORSE, "not clear": UNCLEAR}
+    figure.legend(
+        handles=[patches.Patch(color=color, label=name) for name, color in colors.items()],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
     figure.savefig(path, dpi=130)
 
 
-def _draw_step(
-    axes, number: int, start: float, end: float, change: comparison.MeanInterval | None, span: float
+def _draw_change(
+    axes, number: int, start: float, end: float, change: comparison.MeanInterval | None
 ) -> None:
     is_clear = change is not None and change.is_significant
     color = (BETTER if end < start else WORSE) if is_clear else UNCLEAR
-    axes.barh(number, end - start, left=start, height=0.55, color=color)
-    half = 0.0 if change is None or change.n < 2 else change.half_width
-    if half:
-        axes.errorbar([end], [number], xerr=[half], fmt="none", ecolor=loss_plot.INK, capsize=3)
-    _write(
-        axes, max(start, end + half) + 0.02 * span, number, report_page.format_difference(change)
+    axes.barh(number, end - start, left=start, height=0.6, color=color, zorder=2)
+    if change is not None and change.n > 1:
+        half = [change.half_width]
+        axes.errorbar(
+            [end],
+            [number],
+            xerr=half,
+            fmt="|",
+            ms=9,
+            color=loss_plot.INK,
+            lw=1,
+            capsize=3,
+            zorder=3,
+        )
+    _write(axes, number, _change_text(change))
+
+
+def _change_text(change: comparison.MeanInterval | None) -> str:
+    """The change and its interval, to three decimals."""
+    if change is None:
+        return "no seed in common"
+    return f"{change.mean:+.3f}" + (
+        f" \N{PLUS-MINUS SIGN} {change.half_width:.3f}" if change.n > 1 else ""
     )
 
 
-def _write(axes, x: float, y: float, text: str) -> None:
-    axes.text(x, y, text, va="center", fontsize=8.5, color=loss_plot.INK)
+def _limit_axis(axes, steps: Sequence[StepResult]) -> None:
+    """The axis shows the means and their intervals, but no interval farther than the means are
+    apart."""
+    means = [step.loss.mean for step in steps if step.loss is not None]
+    if not means:
+        return
+    span = max(means) - min(means) or 0.01
+    ends = [
+        (step.loss.mean - half, step.loss.mean + half)
+        for step in steps
+        if step.loss is not None and step.change is not None and step.change.n > 1
+        for half in [min(step.change.half_width, span)]
+    ]
+    low, high = min(means + [a for a, _ in ends]), max(means + [b for _, b in ends])
+    margin = 0.04 * (high - low) or 0.01
+    axes.set_xlim(low - margin, high + margin)
+
+
+def _write(axes, number: int, text: str) -> None:
+    """Text beside the row, right of the axes."""
+    axes.annotate(
+        text,
+        (1.01, number),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=9,
+        color=loss_plot.INK,
+        annotation_clip=False,
+    )

@@ -94,6 +94,8 @@ def test_the_sweeps_are_listed(monkeypatch, capsys):
         ),
         ([*GRID, "--jobs=9999"], "--jobs=9999: give 1 to"),
         ([*GRID, "--dir="], "an empty path"),
+        ([*GRID, "--tune=2", "--point=1"], "--tune=2 chooses points by the results of others"),
+        ([*GRID, "--tune=2", "--launch=slurm"], "--tune=2 chooses points by the results of others"),
         ([*GRID, "--point=2"], "--point=2: give 0 to 1"),
         ([*GRID, "--", "--nodes=2"], "--nodes=2: what stands after -- is for a launcher"),
         ([*GRID, "--dir=gs://b/s"], "--dir=gs://b/s: a sweep on this machine goes to a directory"),
@@ -115,7 +117,7 @@ def test_invalid_arguments_are_refused(arguments, message, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "flag", ["--seeds", "--jobs", "--devices", "--vmap", "--retries", "--point"]
+    "flag", ["--seeds", "--jobs", "--devices", "--vmap", "--retries", "--point", "--tune"]
 )
 @pytest.mark.parametrize(
     "value", ["-1", "0", "1.5", "nan", "1e19", "9" * 5000, "\u0662x", "", "True"]
@@ -223,3 +225,34 @@ def test_a_point_alone(tmp_path, monkeypatch):
         run_status.read_sweep(tmp_path)[0] == "smoke_grid"
         and json.loads((tmp_path / "sweep.json").read_text())["recipe"] == "smoke"
     )
+
+
+def test_tuning_trains_what_the_results_ask_for_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    rounds = []
+
+    def finish(name, sweep_spec, points, directory, *rest):
+        new = [point for point in points if not (directory / point.name).exists()]
+        rounds.append([point.name for point in new])
+        for point in new:
+            loss = abs(point.config.train.schedule.peak_lr - 9e-3)
+            (directory / point.name / "checkpoints/40").mkdir(parents=True)
+            record = {"step": 40, "tokens": 10240, "validation_loss": loss}
+            (directory / point.name / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        return 0
+
+    monkeypatch.setattr(sweep, "run_points", finish)
+    arguments = [*GRID, "--tune=2", f"--dir={tmp_path / 's'}"]
+    assert sweep.main(arguments) == 0
+    found = [
+        ["peak_lr=1e-3", "peak_lr=3e-3"],
+        ["peak_lr=0.009,seed=0"],  # the highest was the best
+        ["peak_lr=0.027,seed=0"],
+        ["peak_lr=0.009,seed=1", "peak_lr=0.009,seed=2"],
+    ]
+    assert rounds == found
+    rounds.clear()
+    assert sweep.main(arguments) == 0 and rounds == [[]] * 4
+    _, _, points = run_status.load(tmp_path / "s")
+    assert [point.name for point in points] == [name for names in found for name in names]
+    rounds.clear()
+    assert sweep.main([*GRID, f"--dir={tmp_path / 's'}"]) == 0 and rounds == [[]]

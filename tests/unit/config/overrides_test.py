@@ -20,7 +20,7 @@ from gptjax.config.data import (
     Text,
     Tfds,
 )
-from gptjax.config.overrides import diff, digest, flatten, override, unflatten
+from gptjax.config.overrides import diff, digest, edits, flatten, override, unflatten
 from gptjax.config.schema import (
     AdamW,
     Banded,
@@ -317,6 +317,21 @@ def test_differences_can_be_pasted_as_overrides():
         == other
     )
     assert diff(CONFIG, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        ("model.heads.n_kv_heads=1", "model.mlp=SwiGLU(d_ff=96)", "model.biases=none"),
+        ("model.mlp.d_ff=96", "model.attention=(Banded(window=8),Dense())", "name=a=b"),
+        ("train.optimizer.clip_norm=None", "train.schedule.peak_lr=1e-05", "seed=7"),
+    ],
+)
+def test_edits_make_the_second_config_of_the_first(assignments):
+    second = override(CONFIG, *assignments)
+    found = edits(CONFIG, second)
+    assert len(found) == len(assignments) and override(CONFIG, *found) == second
 
 
 def test_the_digest_distinguishes_configs():
