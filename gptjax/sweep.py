@@ -211,7 +211,7 @@ def print_sweeps() -> int:
     for name in registry.sweep_names():
         sweep_spec = registry.sweep(name)
         n_points = len(sweep_spec.points + sweep_spec.holdout)
-        print(f"{name:21} {n_points:3} points of {sweep_spec.recipe}")
+        print(f"{name:25} {n_points:3} points of {sweep_spec.recipe}")
         width = max(shutil.get_terminal_size().columns - 4, 20)
         print(textwrap.indent(textwrap.fill(sweep_spec.description, width), "    "))
     return 0
