@@ -15,7 +15,7 @@ from gptjax.config import count, parse, sweep
 from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.data import unicode
-from gptjax.runtime import errors, lock
+from gptjax.runtime import lock
 from gptjax.sweeps import live_table, local_runner, run_status, tuning
 from gptjax.sweeps.points import Point, expand, run_flops
 
@@ -265,9 +265,12 @@ def run_points(
 ) -> int:
     """Trains the points with a live table of their progress; returns the exit status."""
     print_text(title(name, sweep_spec, points, directory))
-    if args.vmap is not None and not run_vmapped(points, directory, args.vmap):
-        print(f"stopped; {RESUME_HINT}")
-        return 130
+    if args.vmap is not None:
+        from gptjax.sweeps import vmapped_runs
+
+        if not vmapped_runs.train_groups(points, directory, args.vmap, print_text):
+            print(f"stopped; {RESUME_HINT}")
+            return 130
     with live_table.LiveTable(points, directory, len(slots)) as live:
         progress, is_complete = local_runner.run(
             sweep_spec.recipe, points, directory, slots, args.retries, live.show
@@ -326,41 +329,6 @@ def run_point(
     return train.main(
         [f"--config={sweep_spec.recipe}", f"--run_dir={directory / point.name}", *point.arguments]
     )
-
-
-def run_vmapped(points: list[Point], directory: Path, max_size: int) -> bool:
-    """Trains the unfinished points in groups, each as one program, one group after another. Points
-    that are alone in their group are left out. Returns False if a signal stopped it."""
-    from gptjax.report import console
-    from gptjax.sweeps import vmapped_runs
-
-    unfinished = [
-        p
-        for p in points
-        if p.config is not None
-        and run_status.read_status(p, directory).state in ("waiting", "begun")
-        and not run_status.find_conflict(p, directory)
-    ]
-    groups = vmapped_runs.batchable_groups(
-        unfinished, max_size, lambda point: run_status.saved_step(point, directory)
-    )
-    groups = [group for group in groups if len(group) > 1]
-    if groups:
-        from gptjax.sharding import xla_options
-
-        xla_options.configure_runtime()
-    for number, group in enumerate(groups, 1):
-        names = ", ".join(point.name for point in group)
-        print_text(f"{number} of {len(groups)} groups: {names}")
-        try:
-            if not vmapped_runs.train_vmapped(group, directory, console.Console(quiet=False)):
-                return False
-        except (OSError, ValueError) as error:
-            status, line = errors.classify_error(error)
-            if status != 2:
-                raise
-            print_text(f"not as one program, but one by one: {line}")
-    return True
 
 
 def write_report(arguments: list[str]) -> int:

@@ -37,10 +37,14 @@ def further_points(points: Sequence[Point], directory: Path, n_seeds: int) -> Po
     for group in group_by_model([point for point in points if not point.holdout]):
         first_seed = min(_config(point).seed for point in group)
         searched = {_peak(p): p for p in group if _config(p).seed == first_seed}
-        losses = {peak: _loss(point, directory) for peak, point in searched.items()}
-        if None in losses.values():
+        losses = {
+            peak: loss
+            for peak, point in searched.items()
+            if (loss := _loss(point, directory)) is not None
+        }
+        if len(losses) < len(searched):
             continue
-        best = min(losses, key=lambda peak: losses[peak])  # noqa: B023
+        best = min((loss, peak) for peak, loss in losses.items())[1]
         beyond = _peak_beyond_edge(sorted(losses), best)
         wanted = [(beyond, first_seed)] if beyond is not None else []
         wanted = wanted or [(best, first_seed + n) for n in range(1, n_seeds + 1)]
@@ -73,7 +77,7 @@ def _loss(point: Point, directory: Path) -> float | None:
 
 def _replace(own: tuple[str, ...], values: dict[str, str]) -> tuple[str, ...]:
     """The overrides with these values, in place where they have the path."""
-    kept = dict(edit.partition("=")[::2] for edit in own) | values
+    kept = {path: value for path, _, value in (edit.partition("=") for edit in own)} | values
     return tuple(f"{path}={value}" for path, value in kept.items())
 
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
-from gptjax.sweeps import local_runner
+from gptjax.report import console
+from gptjax.runtime import errors
+from gptjax.sweeps import local_runner, run_status
 from gptjax.sweeps.points import Point
 from gptjax.training import loop, microbatches, pretraining, resume
 from gptjax.training.context import TrainContext
@@ -76,6 +78,41 @@ def replace_unchecked(record: Any, values: dict[str, Any]) -> Any:
             result, name, replace_unchecked(getattr(result, name), {rest: value}) if rest else value
         )
     return result
+
+
+def train_groups(
+    points: Sequence[Point], directory: Path, max_size: int, say: Callable[[str], None]
+) -> bool:
+    """Trains the unfinished points in groups, each as one program, one group after another. Points
+    that are alone in their group are left out. Returns False if a signal stopped it. say: takes
+    lines that tell which group is trained."""
+    unfinished = [
+        p
+        for p in points
+        if p.config is not None
+        and run_status.read_status(p, directory).state in ("waiting", "begun")
+        and not run_status.find_conflict(p, directory)
+    ]
+    groups = batchable_groups(
+        unfinished, max_size, lambda point: run_status.saved_step(point, directory)
+    )
+    groups = [group for group in groups if len(group) > 1]
+    if groups:
+        from gptjax.sharding import xla_options
+
+        xla_options.configure_runtime()
+    for number, group in enumerate(groups, 1):
+        names = ", ".join(point.name for point in group)
+        say(f"{number} of {len(groups)} groups: {names}")
+        try:
+            if not train_vmapped(group, directory, console.Console(quiet=False)):
+                return False
+        except (OSError, ValueError) as error:
+            status, line = errors.classify_error(error)
+            if status != 2:
+                raise
+            say(f"not as one program, but one by one: {line}")
+    return True
 
 
 def train_vmapped(points: Sequence[Point], directory: Path, out: Any) -> bool:

@@ -51,7 +51,7 @@ class StepResult:
 def name_arms(
     results: Sequence[comparison.ArmResult], names: Sequence[str]
 ) -> list[list[comparison.ArmResult]]:
-    """Returns the arms of each step, labelled with its name and their peak. ValueError if there are
+    """Returns the arms of each step, labeled with its name and their peak. ValueError if there are
     not as many models as names."""
     arms = {id(result.runs[0].point): result for result in results}
     groups = tuning.group_by_model([result.runs[0].point for result in results])
@@ -141,7 +141,7 @@ def waterfall_section(
     steps = compare_steps(name_arms(results, names), names)
     models = [step.model for step in steps]
     speeds = generation_cost.decode_speeds(models, decode_rounds) if decode_rounds else []
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             step.name,
             f"{len(step.losses)}",
@@ -265,7 +265,7 @@ def _limit_axis(axes, steps: Sequence[StepResult]) -> None:
 
 
 def _write(axes, number: int, text: str) -> None:
-    """Text beside the row, right of the axes."""
+    """Writes at the end of a row, right of the axes."""
     axes.annotate(
         text,
         (1.01, number),
