@@ -85,7 +85,7 @@ def train_groups(
 ) -> bool:
     """Trains the unfinished points in groups, each as one program, one group after another. Points
     that are alone in their group are left out. Returns False if a signal stopped it. say: takes
-    lines that tell which group is trained."""
+    lines with the names of the points in training."""
     unfinished = [
         p
         for p in points
