@@ -150,6 +150,9 @@ def plan_config(config: Config) -> dict[str, Any]:
         "gradient_bytes": count.gradient_bytes(model),
         "row_bytes_float32": count.activation_bytes(config, 1, "float32"),
         "row_bytes_bfloat16": count.activation_bytes(config, 1, "bfloat16"),
+        "kv_cache_dtype": count.kv_cache_dtype(config),
+        "kv_cache_bytes": count.kv_cache_bytes(config, model.n_ctx),
+        "kv_cache_bytes_per_token": count.kv_cache_bytes(config, 1),
         "tokens_per_step": config.train.batch_tokens,
         "first_tokens_per_step": batches.rows(0) * model.n_ctx,
         "ramp_tokens": None
@@ -216,6 +219,11 @@ def render_plan(p: dict[str, Any]) -> str:
             "  activations of a row",
             human_bytes(p["row_bytes_float32"]),
             f"{human_bytes(p['row_bytes_bfloat16'])} in bfloat16",
+        ),
+        (
+            f"  KV cache of a row, {p['kv_cache_dtype']}",
+            human_bytes(p["kv_cache_bytes"]),
+            f"{human_bytes(p['kv_cache_bytes_per_token'])} a token",
         ),
         (),
         ("tokens per step", f"{p['tokens_per_step']:,}", ramp),

@@ -32,6 +32,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--model", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
     )
     parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="how it computes, as compute.kv_cache_dtype=int8 or compute.prefill_chunk=1024; "
+        "repeatable",
+    )
+    parser.add_argument(
         "--prompt",
         metavar="TEXT",
         default=None,
@@ -111,7 +120,7 @@ def main(arguments: list[str]) -> None:
     from gptjax.report import console
 
     out = console.Console(quiet=False, vital=True)
-    loaded = load_model(args.model, out)
+    loaded = load_model(args.model, args.assignments, out)
     streaming.normalize_stops(loaded.tokenizer, args.stop)  # raises before anything is generated
     sampler = Sampler(args, loaded, out)
     out.print(f"{loaded.config.name}, {loaded.description}")
@@ -225,12 +234,12 @@ def _stdin() -> Any:
 # --- who continues it -----------------------------------------------------------------------------
 
 
-def load_model(run: str, out: Any) -> Any:
-    """Loads the model at a local path or in a bucket."""
+def load_model(run: str, assignments: list[str], out: Any) -> Any:
+    """Loads the model at a local path or in a bucket. assignments: of --set."""
     from gptjax.weights import open_model
 
     with out.status(f"reading {run}") as progress:
-        return open_model.open_model(run, [], progress, out.warn)
+        return open_model.open_model(run, assignments, progress, out.warn)
 
 
 class Sampler:

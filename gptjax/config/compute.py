@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from gptjax.config import parse
+from gptjax.config.attention import Context
 from gptjax.config.record import Bounds, record
 
 Devices = Annotated[int, Bounds(-1, 10**6)]
@@ -33,6 +34,12 @@ class Compute:
     scan_layers: bool | None = None
     """True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
     CPU where nothing is rematerialized."""
+    kv_cache_dtype: Literal["auto", "bfloat16", "int8"] = "auto"
+    """Of the keys and values that generation keeps. auto: as dtype; int8: rounded to 255 steps of
+    the largest element of each token and head, with a float32 scale."""
+    prefill_chunk: Context | None = None
+    """Tokens of a prompt that generation reads at a time, so that its memory does not grow with the
+    prompt's; None: all at once."""
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (

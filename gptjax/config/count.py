@@ -192,6 +192,34 @@ def gradient_bytes(model: Model) -> int:
     return 4 * padded_parameters(model)
 
 
+def cache_slots(pattern: Attention, capacity: int) -> int:
+    """Number of KV cache slots of a layer with this pattern, for up to `capacity` tokens."""
+    match pattern:
+        case Banded(window=window):
+            return min(window, capacity)
+        case Dense() | Strided() | Fixed() | BlockSparse():
+            return capacity
+        case _:
+            assert_never(pattern)
+
+
+def kv_cache_dtype(config: Config) -> str:
+    """Type of the KV cache: "auto" is that of computation and, if that is "auto" too, bfloat16, as
+    on accelerators."""
+    compute = config.compute
+    dtype = compute.dtype if compute.kv_cache_dtype == "auto" else compute.kv_cache_dtype
+    return "bfloat16" if dtype == "auto" else dtype
+
+
+def kv_cache_bytes(config: Config, n_tokens: int) -> int:
+    """Bytes of the KV cache of one text of n_tokens. int8 has an element a byte, and a float32
+    scale for each token and head."""
+    model = config.model
+    element, scale = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 4)}[kv_cache_dtype(config)]
+    slots = sum(n * cache_slots(p, n_tokens) for p, n in layer_counts(model).items())
+    return slots * 2 * model.n_kv_heads * (model.d_head * element + scale)
+
+
 def activation_bytes(
     config: Config,
     rows: int,

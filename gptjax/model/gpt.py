@@ -27,6 +27,8 @@ class ExecutionPolicy:
     # A Python loop over periods (faster on CPU) instead of lax.scan (whose compile time does not
     # grow with depth).
     unroll: bool
+    kv_cache_dtype: Any = None  # of a KV cache; None: dtype
+    prefill_chunk: int | None = None  # tokens of a prompt that are read at a time; None: all
 
 
 def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
@@ -49,7 +51,15 @@ def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
     unroll = on_cpu and saved_names is None
     if compute.scan_layers is not None:
         unroll = not compute.scan_layers
-    return ExecutionPolicy(dtype, saved_names, kernel, unroll)
+    kv_cache_dtype = {"auto": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
+    return ExecutionPolicy(
+        dtype,
+        saved_names,
+        kernel,
+        unroll,
+        kv_cache_dtype[compute.kv_cache_dtype],
+        compute.prefill_chunk,
+    )
 
 
 def remat_policy(names: tuple[str, ...]):

@@ -78,10 +78,37 @@ def prefill(
     """Runs the prompts: the first counts_B[b] tokens of row b; the rest is padding.
 
     Returns the cache, allocated for `capacity` tokens per row (T <= capacity <= n_ctx), and the
-    final hidden states (B, T, D), meaningless at padding.
+    final hidden states (B, T, D), meaningless at padding. With compute.prefill_chunk, prompts are
+    read so many tokens at a time: of memory, only the cache and the hidden states then grow with T.
     """
+    _check_capacity(lm, tokens_BT.shape[1], capacity)
+    chunk = lm.model.execution_policy.prefill_chunk
+    if chunk is not None and chunk < tokens_BT.shape[1]:
+        return _prefill_by_chunks(lm, tokens_BT, counts_B, capacity, chunk)
     no_caches = (None,) * lm.model.config.n_layers
     return _forward_cached(lm, no_caches, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B)
+
+
+def _prefill_by_chunks(lm, tokens_BT, counts_B, capacity, chunk):
+    """`prefill`, each chunk over the cache of those before it."""
+    B, T = tokens_BT.shape
+    c, execution_policy = lm.model.config, lm.model.execution_policy
+    tokens_BT = jnp.pad(tokens_BT, ((0, 0), (0, -T % chunk)))
+
+    def read_chunk(i, state):
+        cache, x_BTD = state
+        new_BT = jax.lax.dynamic_slice_in_dim(tokens_BT, i * chunk, chunk, axis=1)
+        new_B = jnp.clip(counts_B - i * chunk, 0, chunk)
+        cache, new_BTD = _forward_cached(lm, cache.layers, cache.lengths_B, capacity, new_BT, new_B)
+        return cache, jax.lax.dynamic_update_slice_in_dim(x_BTD, new_BTD, i * chunk, axis=1)
+
+    cache = kv_cache.empty(
+        c, B, capacity, execution_policy.kv_cache_dtype or execution_policy.dtype
+    )
+    x_BTD = jnp.zeros((*tokens_BT.shape, c.d_model), execution_policy.dtype)
+    n_chunks = -(-counts_B.max() // chunk)  # of the longest row: the rest is padding
+    cache, x_BTD = jax.lax.fori_loop(0, n_chunks, read_chunk, (cache, x_BTD))
+    return cache, x_BTD[:, :T]
 
 
 @shaped
@@ -94,6 +121,7 @@ def decode_step(
     overwrite others. Returns the cache and the final hidden states (B, T, D) of the new tokens,
     meaningless at padding.
     """
+    _check_capacity(lm, tokens_BT.shape[1], cache.capacity)
     return _forward_cached(lm, cache.layers, cache.lengths_B, cache.capacity, tokens_BT, counts_B)
 
 
@@ -111,15 +139,19 @@ def forward_tree(
     return _apply_layers(lm, tokens_BT, positions_BT, layer_inputs)[0]
 
 
-def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
-    T, n_ctx = tokens_BT.shape[1], lm.model.config.n_ctx
-    if not T <= capacity <= n_ctx:
+def _check_capacity(lm, n_new, capacity):
+    n_ctx = lm.model.config.n_ctx
+    if not n_new <= capacity <= n_ctx:
         raise ValueError(
-            f"a KV cache of {capacity} tokens for {T} new tokens: the capacity must be {T} to "
-            f"{n_ctx}, the model's context"
+            f"a KV cache of {capacity} tokens for {n_new} new tokens: the capacity must be {n_new} "
+            f"to {n_ctx}, the model's context"
         )
+
+
+def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
+    T, dtype = tokens_BT.shape[1], lm.model.execution_policy.kv_cache_dtype
     layer_inputs = [
-        {"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity)}
+        {"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity, dtype)}
         for layer in layer_caches
     ]
     x_BTD, outputs = _apply_layers(

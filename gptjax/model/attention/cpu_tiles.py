@@ -17,9 +17,6 @@ from gptjax.model.attention import patterns, scores
 from gptjax.sharding.shapes import shaped
 
 TILE = 256  # queries and keys; 128 was slower, 512 slower for bands (docs/log.md, 2026-11-22)
-# Finite: a row whose first tiles are masked accumulates weights of 1 instead of NaN; its last tile,
-# where it sees itself, rescales them to 0.
-MASK_VALUE = -1e30
 
 
 @shaped
@@ -75,12 +72,12 @@ def _scores(tile_pattern, softcap, q_BNTH, k_BKSH, segments_BS, i, j):
     if tile_pattern is not None:
         queries, keys = (i * TILE + offsets)[None], (j * TILE + offsets)[None]
         visible_1NTS = patterns.heads_mask(tile_pattern, queries, keys, q_BNTH.shape[1])
-        scores_BNTS = jnp.where(visible_1NTS, scores_BNTS, MASK_VALUE)
+        scores_BNTS = jnp.where(visible_1NTS, scores_BNTS, scores.MASK_VALUE)
     if segments_BS is not None:
         same_BTS = (
             _slice_tile(segments_BS, i, 1)[:, :, None] == _slice_tile(segments_BS, j, 1)[:, None]
         )
-        scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, MASK_VALUE)
+        scores_BNTS = jnp.where(same_BTS[:, None], scores_BNTS, scores.MASK_VALUE)
     return scores_BNTS, capped_BNTS
 
 
@@ -95,23 +92,13 @@ def _forward(pattern, softcap, q, k, v, segments, sinks):
     def rows(i):
         q_i = _slice_tile(q, i)
 
-        def tile(j, carry, tile_pattern):
-            o, row_max, row_sum = carry
+        def tile(j, partial, tile_pattern):
             tile_scores, _ = _scores(tile_pattern, softcap, q_i, _slice_tile(k, j), segments, i, j)
-            new_max = jnp.maximum(row_max, tile_scores.max(-1))
-            weights = jnp.exp(tile_scores - new_max[..., None])
-            rescale = jnp.exp(row_max - new_max)
-            increment = scores.grouped_einsum("BNTS,BNSH->BNTH", weights, _slice_tile(v, j))
-            return o * rescale[..., None] + increment, new_max, row_sum * rescale + weights.sum(-1)
+            return partial.add(tile_scores, _slice_tile(v, j))
 
-        if sinks is None:
-            row_max, row_sum = jnp.full((B, N, TILE), MASK_VALUE), jnp.zeros((B, N, TILE))
-        else:  # a row begins with its sink, whose value is 0
-            row_max = jnp.broadcast_to(sinks[None, :, None], (B, N, TILE))
-            row_sum = jnp.ones((B, N, TILE))
-        init = jnp.zeros((B, N, TILE, H)), row_max, row_sum
-        o, row_max, row_sum = _loop_over_keys(pattern, i, tile, init)
-        return o / row_sum[..., None], row_max + jnp.log(row_sum)
+        start = scores.OnlineSoftmax.start((B, N, TILE, H), sinks)
+        partial = _loop_over_keys(pattern, i, tile, start)
+        return partial.output_BNTH, partial.lse_BNT
 
     o, lse = jax.lax.map(rows, jnp.arange(T // TILE))
     o, lse = (jnp.moveaxis(x, 0, 2).reshape(B, N, T, *x.shape[4:]) for x in (o, lse))

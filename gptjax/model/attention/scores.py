@@ -75,3 +75,53 @@ def weights(scores_BNTS: jax.Array, visible: jax.Array, softmax: Softmax) -> jax
     exp_BNTS = jnp.exp(scores_BNTS - jax.lax.stop_gradient(maximum_BNT1))
     sink_BNT1 = jnp.exp(sinks_1N11 - jax.lax.stop_gradient(maximum_BNT1))
     return exp_BNTS / (exp_BNTS.sum(-1, keepdims=True) + sink_BNT1)
+
+
+class OnlineSoftmax(flax.struct.PyTreeNode):
+    """Attention over the keys so far, tile of keys by tile (FlashAttention, Dao et al. 2205.14135,
+    Algorithm 1): o_BNTH, the sum of values by weights exp(score - max_BNT), and sum_BNT, the sum of
+    these weights; all float32.
+
+    A query that has seen no key yet averages masked ones, with weights that its first key rescales
+    to 0.
+    """
+
+    o_BNTH: jax.Array
+    max_BNT: jax.Array
+    sum_BNT: jax.Array
+
+    @classmethod
+    def start(cls, shape: tuple[int, int, int, int], sinks_N: jax.Array | None) -> "OnlineSoftmax":
+        """Before any key. shape: (B, N, T, H). A row begins with its sink, whose value is 0."""
+        o_BNTH = jnp.zeros(shape)
+        if sinks_N is None:
+            return cls(o_BNTH, jnp.full(shape[:3], MASK_VALUE), jnp.zeros(shape[:3]))
+        max_BNT = jnp.broadcast_to(sinks_N.astype(jnp.float32)[None, :, None], shape[:3])
+        return cls(o_BNTH, max_BNT, jnp.ones(shape[:3]))
+
+    def add(self, scores_BNTS: jax.Array, v_BKSH: jax.Array) -> "OnlineSoftmax":
+        """With more keys. scores_BNTS: float32, capped, MASK_VALUE where masked."""
+        max_BNT = jnp.maximum(self.max_BNT, scores_BNTS.max(-1))
+        weights_BNTS = jnp.exp(scores_BNTS - max_BNT[..., None])
+        rescale_BNT = jnp.exp(self.max_BNT - max_BNT)
+        more_BNTH = grouped_einsum(
+            "BNTS,BNSH->BNTH",
+            weights_BNTS.astype(v_BKSH.dtype),
+            v_BKSH,
+            preferred_element_type=jnp.float32,
+        )
+        return OnlineSoftmax(
+            self.o_BNTH * rescale_BNT[..., None] + more_BNTH,
+            max_BNT,
+            self.sum_BNT * rescale_BNT + weights_BNTS.sum(-1),
+        )
+
+    @property
+    def output_BNTH(self) -> jax.Array:
+        """The attention output, float32."""
+        return self.o_BNTH / self.sum_BNT[..., None]
+
+    @property
+    def lse_BNT(self) -> jax.Array:
+        """Logarithm of the sum of exponentiated scores, sink included."""
+        return self.max_BNT + jnp.log(self.sum_BNT)
