@@ -37,8 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         dest="assignments",
-        help="how it computes, as compute.kv_cache_dtype=int8 or compute.prefill_chunk=1024; "
-        "repeatable",
+        help="how it computes, as compute.kv_cache_dtype=int8; repeatable",
     )
     parser.add_argument(
         "--prompt",
@@ -94,9 +93,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)"
     )
+    add_beam_flags(parser)
+    return parser
+
+
+def add_beam_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a beam search."""
     parser.add_argument(
         "--num_beams",
-        type=sample_count,
+        type=parse.int_argument(1, MAX_SAMPLES),
         default=None,
         help="do not sample: show the n best of a beam search of this width",
     )
@@ -106,7 +111,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=None,
         help="its length penalty (default: 0.6, as GPT-3's)",
     )
-    return parser
 
 
 def main(arguments: list[str]) -> None:

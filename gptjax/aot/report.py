@@ -20,6 +20,7 @@ def render(summary: dict[str, Any]) -> str:
     microbatches = f"{summary['microbatches']} x {summary['microbatch_rows']} rows"
     rows = [
         ("mesh", mesh, f"sharding {summary['sharding']}, remat {summary['remat']}"),
+        *([("keys of a row", *summary["context_exchange"])] if summary["context_exchange"] else []),
         ("batch", f"{summary['tokens_per_step']:,} tokens", microbatches),
         ("compiled in", f"{summary['compile_seconds']:.0f} s", ""),
         (),

@@ -17,7 +17,7 @@ import numpy as np
 
 from gptjax.aot import compile, hlo_cost
 from gptjax.config import count, schema
-from gptjax.model.attention import tpu_splash
+from gptjax.model.attention import context_parallel, tpu_splash
 from gptjax.sharding import topology
 
 # Share of peak that flash attention kernels reach on long rows (assumed).
@@ -210,6 +210,9 @@ def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, A
         "chips": compiled.mesh.size,
         "mesh": {axis: n for axis, n in compiled.mesh.shape.items() if n > 1},
         "sharding": config.mesh.sharding,
+        "context_exchange": context_parallel.choose_exchange(config, compiled.mesh, 2)
+        if compiled.mesh.shape["context"] > 1
+        else None,
         "remat": config.compute.remat,
         "tokens_per_step": config.train.batch_tokens,
         "microbatches": compiled.n_microbatches,

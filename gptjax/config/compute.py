@@ -40,6 +40,10 @@ class Compute:
     prefill_chunk: Context | None = None
     """Tokens of a prompt that generation reads at a time, so that its memory does not grow with the
     prompt's; None: all at once."""
+    context_exchange: Literal["auto", "gather", "ring"] = "auto"
+    """How devices along mesh.context exchange keys and values of patterns that reach further than a
+    part of the row. gather: each gets all; ring: they pass around; auto: gather, unless that takes
+    more than a quarter of a device's memory."""
 
     def __post_init__(self):
         if self.remat not in ("none", "full") and (

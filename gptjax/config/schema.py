@@ -258,4 +258,5 @@ LATER_LEAVES = {
     "model.init.longer_positions": Init().longer_positions,
     "compute.kv_cache_dtype": Compute().kv_cache_dtype,
     "compute.prefill_chunk": Compute().prefill_chunk,
+    "compute.context_exchange": Compute().context_exchange,
 }

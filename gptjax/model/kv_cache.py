@@ -146,7 +146,7 @@ def _attend_slots(q_BTNH, keys, values, queries_BT, keys_BS, pattern, softmax):
     """Attention over stored keys and values: at once, or tile by tile if the scores would be large
     or the keys must be converted."""
     (B, T, N, H), S, dtype = q_BTNH.shape, keys_BS.shape[1], q_BTNH.dtype
-    q_BTNH = q_BTNH * jnp.asarray(H**-0.5, dtype)
+    q_BTNH = q_BTNH * jnp.asarray(H**-0.5, q_BTNH.dtype)
 
     def scores_and_mask(k_BKHS, keys_BS):
         scores_BNTS = scores.grouped_einsum(

@@ -136,6 +136,7 @@ class Sharding:
 
     rules: Rules = dataclasses.field(hash=False)
     mesh: jax.sharding.Mesh | None
+    context_exchange: str = "gather"  # or "ring": model/attention/context_parallel.py
 
     def __call__(self, x: jax.Array, letters: str) -> jax.Array:
         """Constrains the sharding of activation `x`, inside jit."""

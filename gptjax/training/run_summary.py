@@ -26,7 +26,9 @@ def print_summary(context: Any) -> None:
 
 def summarize(context: Any) -> list[tuple[str, str]]:
     """Returns (name, fact) pairs. context: a training.context.TrainContext."""
-    from gptjax.model.attention import dispatch
+    import jax.numpy as jnp
+
+    from gptjax.model.attention import context_parallel, dispatch
     from gptjax.training import schedule
 
     c, batch_schedule, devices = (
@@ -81,8 +83,13 @@ def summarize(context: Any) -> list[tuple[str, str]]:
             else f"{context.bucket_sync.bucket}, {run_dir.NO_LOCK}",
         ),
     ]
+    exchange = context_parallel.choose_exchange(
+        c, context.mesh, jnp.dtype(execution_policy.dtype).itemsize
+    )
+    exchange_rows = [("keys of a row", ": ".join(exchange))] * (context.mesh.shape["context"] > 1)
     rereads = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(context))
-    return rows[:3] + [("read again", rereads)] * bool(rereads) + rows[3:]
+    reread_rows = [("read again", rereads)] * bool(rereads)
+    return rows[:2] + exchange_rows + rows[2:3] + reread_rows + rows[3:]
 
 
 def warnings(context: Any) -> list[str]:

@@ -12,7 +12,7 @@ import optax
 
 from gptjax.config import count, schema
 from gptjax.model import gpt
-from gptjax.model.attention import dispatch
+from gptjax.model.attention import context_parallel, dispatch
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, schedule
 from gptjax.training.state import TrainState
@@ -217,6 +217,10 @@ def build(
             f"data.document_attention={config.data.document_attention} needs an end-of-text token, "
             f"which {config.data.tokenizer} lacks; set data.document_attention=attend"
         )
-    sharding = rules.Sharding(rules.for_config(config, mesh), mesh)
-    model = gpt.GPT(config.model, gpt.execution_policy(config.compute, platform), sharding)
+    execution_policy = gpt.execution_policy(config.compute, platform)
+    exchange, _ = context_parallel.choose_exchange(
+        config, mesh, jnp.dtype(execution_policy.dtype).itemsize
+    )
+    sharding = rules.Sharding(rules.for_config(config, mesh), mesh, exchange)
+    model = gpt.GPT(config.model, execution_policy, sharding)
     return TrainStep(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

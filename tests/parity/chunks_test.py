@@ -89,7 +89,7 @@ def test_chunks_are_the_whole_prompt(monkeypatch, name, chunk, tile):
 
 
 def temporary_bytes(chunk, length, attention):
-    """Bytes that the compiled prefill of one text needs beside its arguments and results."""
+    """Bytes that the compiled prefill of one text needs, without arguments and results."""
     c = tiny.config(attention=attention, n_ctx=length, n_layers=1)
     _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"prefill_chunk": chunk}))
     lm = inference.prepare(built.model, state.params)
@@ -102,7 +102,7 @@ def temporary_bytes(chunk, length, attention):
 
 
 def test_memory_grows_with_the_chunk_and_not_with_the_length():
-    """Beside the cache and the hidden states, which are results."""
+    """Without the cache and the hidden states, which are results."""
     dense = (schema.Dense(),)
     at_4k, at_16k = (temporary_bytes(512, n, dense) for n in (2**12, 2**14))
     assert at_16k < 1.1 * at_4k

@@ -1,6 +1,7 @@
 """A sequence cut over devices: the reference's output and gradients, whatever the pattern; and
 only the keys that are needed move."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,18 +12,19 @@ from jax.sharding import NamedSharding
 
 from gptjax.aot import hlo_cost
 from gptjax.config import schema
-from gptjax.model.attention import dispatch, reference
-from gptjax.sharding import device_mesh, rules
+from gptjax.model.attention import context_parallel, dispatch, reference, ring
+from gptjax.sharding import chips, device_mesh, rules
+from tests import tiny
 
 DENSE, BAND = schema.Dense(), schema.Banded(window=7)
 T = 48  # on 8 devices a part has 6 positions
 SEGMENTS = jnp.cumsum((jnp.arange(T) % 11 == 7).astype(jnp.int32))[None].repeat(4, 0)
 
 
-def place(**sizes):
+def place(exchange="gather", **sizes):
     sizes = {"fsdp": 1} | sizes
     mesh = device_mesh.make_mesh(schema.Mesh(**sizes), jax.devices()[: math.prod(sizes.values())])
-    return rules.Sharding(rules.PRESETS["fsdp_tensor"], mesh)
+    return rules.Sharding(rules.PRESETS["fsdp_tensor"], mesh, exchange)
 
 
 def arrays(dtype, B=4, N=2):
@@ -69,21 +71,24 @@ def test_bands_on_eight_devices(windows):
     assert_is_reference(place(context=8), bands(*windows))
 
 
-def test_other_patterns():
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_other_patterns(exchange):
     assert_is_reference(
-        place(context=4),
+        place(exchange, context=4),
         [DENSE, schema.Strided(stride=5), schema.Fixed(block=8, summary=2), *bands(1000)],
     )
 
 
-@pytest.mark.parametrize("n", [2, 8])
-def test_documents_kept_apart(n):
-    assert_is_reference(place(context=n), [DENSE, BAND], SEGMENTS)
+@pytest.mark.parametrize("exchange, n", [("gather", 2), ("gather", 8), ("ring", 8)])
+def test_documents_kept_apart(exchange, n):
+    assert_is_reference(place(exchange, context=n), [DENSE, BAND], SEGMENTS)
 
 
-def test_parts_of_odd_length():
-    where = place(context=3)
-    assert_is_reference(where, [DENSE, BAND])
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_parts_of_odd_length(exchange, monkeypatch):
+    """In tiles of the ring that do not divide them."""
+    monkeypatch.setattr(ring, "TILE", 5)
+    assert_is_reference(place(exchange, context=3), [DENSE, BAND])
 
 
 @pytest.mark.parametrize(
@@ -161,3 +166,59 @@ def test_dense_gathers_keys_and_values_and_swaps_half_of_the_queries():
     assert sent(place(context=8), DENSE, None, backward=False) == forward
     backward = [("reduce-scatter", 6 * row)] * 2 + [("collective-permute", 3 * row)]
     assert sent(place(context=8), DENSE, None, backward=True) == sorted(forward + backward)
+
+
+def test_a_ring_passes_parts_around_and_gathers_nothing():
+    """Keys and values n - 1 times; half of the queries and of the output are swapped."""
+    found = sent(place("ring", context=8), DENSE, None, backward=False)
+    assert {kind for kind, _ in found} == {"collective-permute"}
+    part, half = 6 * 4 * 2 * 8, 3 * 4 * 2 * 8
+    assert sorted(n for _, n in found) == sorted([half, half, part, part])
+
+
+@pytest.mark.parametrize(
+    "setting, dropout, memory, choice",
+    [
+        ("auto", 0.0, None, "gather"),
+        ("auto", 0.0, 200_000, "gather"),
+        ("auto", 0.0, 20_000, "ring"),
+        ("gather", 0.0, 20_000, "gather"),
+        ("ring", 0.0, None, "ring"),
+        ("ring", 0.1, None, "gather"),
+    ],
+)
+def test_the_exchange_is_chosen_by_memory(monkeypatch, setting, dropout, memory, choice):
+    """A row of 48 tokens, 4 heads of 4, takes 2 * 48 * 16 * 8 = 12,288 bytes."""
+    chip = memory and dataclasses.replace(chips.CHIPS["v5p"], hbm_bytes=memory)
+    monkeypatch.setattr(chips, "from_device", lambda device: chip)
+    c = tiny.config(n_ctx=48, dropout=schema.Dropout(attention=dropout))
+    c = tiny.replace_parts(c, compute={"context_exchange": setting})
+    found, reason = context_parallel.choose_exchange(c, place(context=8).mesh, 4)
+    assert found == choice and ("12.0 KiB a layer and row" in reason or dropout)
+
+
+@pytest.mark.slow
+def test_the_loss_at_8k_is_that_of_one_device():
+    """Of a model of two layers, its loss and the gradient of its keys, in float32."""
+    c = tiny.config(rows=1, n_ctx=8192, n_layers=2, attention=(DENSE,))
+    tokens = tiny.random_tokens(c, 1)
+
+    def loss_and_gradient(n_devices, **changes):
+        mesh, built, state = tiny.make_step(tiny.replace_parts(c, **changes), n_devices)
+
+        def loss(params):
+            return built.nll(params, tokens, np.ones((1, c.model.n_ctx), np.float32))
+
+        with jax.set_mesh(mesh):
+            found, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+        qkv = gradient["periods"]["block_0"]["attention"]["qkv"]["weight_DQNH"]
+        return float(found), np.asarray(qkv)
+
+    expected, expected_gradient = loss_and_gradient(1)
+    for exchange in ("gather", "ring"):
+        found, gradient = loss_and_gradient(
+            8, mesh={"fsdp": 1, "context": 8}, compute={"context_exchange": exchange}
+        )
+        assert found == pytest.approx(expected, rel=1e-6)
+        size = np.abs(expected_gradient).max()
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * size)

@@ -3,10 +3,11 @@
 Each device holds its part of the queries, keys and values and fetches the keys that it lacks. A
 banded layer fetches only its halo: the window's keys before the device's first query.
 
-Other patterns see keys from the start of the row, so all keys and values are gathered, as in Llama
-3 (2407.21783, section 3.3.2), instead of passed around a ring: one exchange that works with any
-kernel and any document mask and merges no partial softmaxes. It costs the memory of one layer's
-keys and values of a row, less than the row's hidden units.
+Other patterns see keys from the start of the row. Either all keys and values are gathered, as in
+Llama 3 (2407.21783, section 3.3.2): one exchange that works with any kernel and merges no partial
+softmaxes, at the memory of one layer's keys and values of a row. Or they pass around a ring
+(ring.py): no device holds more than two parts of them, but attention is plain XLA.
+`choose_exchange` says which.
 
 Causal work grows along the row, so the device with its end would keep the others waiting. Device i
 of n therefore swaps the second half of its queries with device n - 1 - i, after which all see the
@@ -22,8 +23,40 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gptjax.config import schema
-from gptjax.model.attention import scores
-from gptjax.sharding import rules
+from gptjax.model.attention import ring, scores
+from gptjax.runtime.units import human_bytes
+from gptjax.sharding import chips, rules
+
+# The share of a device's memory that the gathered keys of a layer may take.
+MAX_GATHERED_SHARE = 0.25
+
+
+def choose_exchange(
+    config: schema.Config, mesh: jax.sharding.Mesh, element_bytes: int
+) -> tuple[str, str]:
+    """Returns (how the devices along mesh.context exchange keys, why): compute.context_exchange or,
+    if that is auto, gathering unless it takes too much of a device's memory.
+
+    Gathered are the keys and values of a row, in the type of computation, and also, in the
+    backward pass, their float32 gradients: 2 n_ctx n_kv_heads d_head (element_bytes + 4) / tensor.
+    Forward, both send all parts but the own one; backward, gathering sends them again and reduces
+    the gradients, and the ring passes float32 gradients along. So the faster kernels that gathering
+    can use decide for it, and memory against it. Attention dropout needs gathering.
+    """
+    model = config.model
+    heads = max(1, model.n_kv_heads // mesh.shape["tensor"])
+    needed = 2 * model.n_ctx * heads * model.d_head * (element_bytes + 4)
+    reason = f"gathering takes {human_bytes(needed)} a layer and row"
+    chip = chips.from_device(mesh.devices.flat[0])
+    if chip is not None:
+        reason += f", {needed / chip.hbm_bytes:.1%} of {human_bytes(chip.hbm_bytes)}"
+    choice = config.compute.context_exchange
+    if model.dropout.attention:
+        return "gather", "attention dropout needs it"
+    if choice != "auto":
+        return choice, f"as set; {reason}"
+    fits = chip is None or needed <= MAX_GATHERED_SHARE * chip.hbm_bytes
+    return ("gather" if fits else "ring"), reason
 
 
 def attend(
@@ -54,6 +87,10 @@ def attend(
             )
         # A halo that reaches from the last shard to the first is as large as an all-gather.
         fits_halo = isinstance(pattern, schema.Banded) and pattern.window <= T - T // n
+        if sharding.context_exchange == "ring" and key is None and not fits_halo:
+            return _attend_around_ring(
+                axis, n, pattern, q_BTNH, k_BTNH, v_BTNH, segments_BT, softmax
+            )
         return (_attend_with_halo if fits_halo else _attend_all_gather)(
             kernel, axis, n, pattern, rate, q_BTNH, k_BTNH, v_BTNH, segments_BT, key, softmax
         )
@@ -98,6 +135,21 @@ def _attend_with_halo(
     return kernel(q_BTNH, k_BSNH, v_BSNH, pattern, segments_BS, dropout, softmax)
 
 
+def _swap_halves(x, axis, n):
+    """Exchanges the second half of device i's positions with that of device n - 1 - i."""
+    half = x.shape[1] // 2
+    other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
+    return jnp.concatenate([x[:, :half], other], axis=1)
+
+
+def _attend_around_ring(axis, n, pattern, q_BTNH, k_BTNH, v_BTNH, segments_BT, softmax):
+    """Attention over keys that pass around, with queries swapped to balance the work."""
+    queries = None if segments_BT is None else _swap_halves(segments_BT, axis, n)
+    swapped = _swap_halves(q_BTNH, axis, n)
+    o_BTNH = ring.attend(axis, n, pattern, swapped, k_BTNH, v_BTNH, queries, segments_BT, softmax)
+    return _swap_halves(o_BTNH, axis, n)
+
+
 def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
     """Attention over all-gathered keys, with queries swapped to balance the work.
 
@@ -111,9 +163,7 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
         return jax.lax.all_gather(x, axis, axis=1, tiled=True)
 
     def swap_halves(x):
-        """Exchanges the second half of device i's positions with that of device n - 1 - i."""
-        other = jax.lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
-        return jnp.concatenate([x[:, :half], other], axis=1)
+        return _swap_halves(x, axis, n)
 
     def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key, softmax):
         """Attention of device i's queries: its own first half, the second half of n - 1 - i."""
