@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import parse
+from gptjax.data.tokenizers import build
 
 
 def as_ids(tokens: Any, n_vocab: int) -> np.ndarray:
@@ -38,13 +39,30 @@ def as_texts(value: str | Sequence[str], name: str) -> list[str]:
     return texts
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a whole number; True is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def as_prompts(
+    prompt: Any, tokenizer: build.Tokenizer, n_vocab: int
+) -> tuple[list[list[int]], bool]:
+    """The ids of one prompt or several, each a text or the first of them ids; whether it is one.
+    ValueError for anything else."""
+    if isinstance(prompt, Sequence | np.ndarray) and len(prompt) and is_number(prompt[0]):
+        return [as_ids(prompt, n_vocab).tolist()], True
+    texts = as_texts(prompt, "prompt")  # type: ignore[arg-type]
+    return [build.encode_prompt(tokenizer, text) for text in texts], isinstance(prompt, str)
+
+
+def as_stops(stop: str | Sequence[str] | None) -> list[str]:
+    """The stop strings; none of None. ValueError for anything else."""
+    return [] if stop in (None, [], ()) else as_texts(stop, "stop")  # type: ignore[arg-type]
+
+
 def check_int(name: str, value: int, low: int, high: int) -> None:
     """ValueError unless the value is a whole number from low to high; True and 1.0 are none."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or not low <= value <= high
-    ):
+    if not is_number(value) or not low <= value <= high:
         raise ValueError(
             f"{name}={parse.quote(value)}: give {parse.describe_range(int, low, high, False)}"
         )

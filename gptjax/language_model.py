@@ -12,14 +12,16 @@ import numpy as np
 
 from gptjax import arguments
 from gptjax.config import count, evaluation, parse
-from gptjax.data.tokenizers import build
+from gptjax.data.tokenizers import chat_template
 from gptjax.evals import generation, loglikelihood, perplexity, prompts, tree_batches
 from gptjax.evals.loglikelihood import LogLikelihood
 from gptjax.generate import decode, sampling, streaming
 from gptjax.model import activations, inference
 from gptjax.weights import open_model
 
-Tokens = Sequence[int] | Sequence[Sequence[int]] | np.ndarray | jax.Array
+Ids = Sequence[int] | np.ndarray | jax.Array
+Prompt = str | Ids
+Tokens = Ids | Sequence[Sequence[int]]
 MAX_NEW_TOKENS, MAX_SEED = 1_000_000, 2**32 - 1
 
 
@@ -78,7 +80,7 @@ class LanguageModel(open_model.LoadedModel):
 
     @overload
     def generate(
-        self, prompt: str, *, stream: Literal[False] = False, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerateOptions]
     ) -> str: ...
 
     @overload
@@ -92,7 +94,7 @@ class LanguageModel(open_model.LoadedModel):
 
     @overload
     def generate(
-        self, prompt: str, *, stream: Literal[True], **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerateOptions]
     ) -> Iterator[str]: ...
 
     @overload
@@ -102,7 +104,7 @@ class LanguageModel(open_model.LoadedModel):
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[str],
         *,
         max_new_tokens: int = 128,
         temperature: float = 1.0,
@@ -114,7 +116,8 @@ class LanguageModel(open_model.LoadedModel):
         num_beams: int | None = None,
         length_penalty: float = 0.6,
     ) -> Any:
-        """What the model writes after a prompt, without the prompt; of a list of prompts a list.
+        """What the model writes after a prompt, without the prompt; of a list of prompts a list. A
+        prompt is text, or the ids of one.
 
         max_new_tokens: the most tokens; fewer if end-of-text comes. temperature: 0 is greedy.
         top_k, top_p: sample among the k likeliest tokens, or the likeliest that make up probability
@@ -140,12 +143,11 @@ class LanguageModel(open_model.LoadedModel):
         >>> len(model.generate(["def ", "class "], max_new_tokens=5, temperature=0, stop="\\n"))
         2
         """
-        texts = arguments.as_texts(prompt, "prompt")
-        stops = [] if stop in (None, [], ()) else arguments.as_texts(stop, "stop")
+        ids, is_single = arguments.as_prompts(prompt, self.tokenizer, self.config.model.n_vocab)
+        stops = arguments.as_stops(stop)
         arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         arguments.check_int("seed", seed, 0, MAX_SEED)
         streaming.normalize_stops(self.tokenizer, stops)
-        ids = [build.encode_prompt(self.tokenizer, text) for text in texts]
         sampling_params = sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
         key = jax.random.key(seed)
         if num_beams is not None:
@@ -160,7 +162,7 @@ class LanguageModel(open_model.LoadedModel):
             found = dict(
                 generation.generate_until(self.inference_model, ids, method, self.tokenizer, key)
             )
-            return found[0] if isinstance(prompt, str) else [found[i] for i in range(len(ids))]
+            return found[0] if is_single else [found[i] for i in range(len(ids))]
         parts = streaming.stream(
             self.inference_model,
             self.tokenizer,
@@ -172,9 +174,33 @@ class LanguageModel(open_model.LoadedModel):
             1 if stream and len(ids) == 1 else decode.STEPS_PER_CALL,
         )
         if stream:
-            return (new[0] for new in parts if new[0]) if isinstance(prompt, str) else parts
+            return (new[0] for new in parts if new[0]) if is_single else parts
         outputs = ["".join(row) for row in zip(*parts, strict=True)]
-        return outputs[0] if isinstance(prompt, str) else outputs
+        return outputs[0] if is_single else outputs
+
+    def apply_chat_template(
+        self, messages: chat_template.Messages, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """The ids of a conversation, such as [{"role": "user", "content": "Hello"}], by the model's
+        chat template; they end with what stands before an answer if add_generation_prompt.
+
+        They are those of transformers' apply_chat_template, except that a control token which a
+        message spells stays text; self.chat_template.render gives the text. ValueError for a model
+        without template, a message without role or content, a template that refuses or loops.
+        """
+        ids = self.chat_template.encode(messages, add_generation_prompt)
+        return arguments.as_ids(ids, self.config.model.n_vocab).tolist()
+
+    def chat(
+        self, messages: str | chat_template.Messages, *, stop: Any = None, **options: Any
+    ) -> Any:
+        """The model's answer to a conversation, or to a text as a user's only message: `generate`
+        after `apply_chat_template`, with its options, up to the control token that ends a turn."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        ids, end = self.apply_chat_template(messages), self.chat_template.end_of_turn
+        stops = [*arguments.as_stops(stop), *([end] if end else [])]
+        return self.generate(ids, stop=stops, **options)
 
     @overload
     def loglikelihood(self, context: str, completion: str) -> LogLikelihood: ...

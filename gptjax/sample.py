@@ -57,6 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="continue each line of standard input; Ctrl-D ends",
     )
     parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="the prompt, or each line, is a message that the model answers, by its chat template",
+    )
+    parser.add_argument(
         "--num_samples", type=sample_count, default=1, help="how many continuations (default: 1)"
     )
     parser.add_argument(
@@ -125,6 +130,9 @@ def main(arguments: list[str]) -> None:
 
     out = console.Console(quiet=False, vital=True)
     loaded = load_model(args.model, args.assignments, out)
+    if args.chat:
+        end = loaded.chat_template.end_of_turn
+        args.stop = [*args.stop, *([end] if end else [])]
     streaming.normalize_stops(loaded.tokenizer, args.stop)  # raises before anything is generated
     sampler = Sampler(args, loaded, out)
     out.print(f"{loaded.config.name}, {loaded.description}")
@@ -150,6 +158,8 @@ def main(arguments: list[str]) -> None:
 
 def check_args(args: argparse.Namespace) -> None:
     """Raises ValueError for combinations of flags that make no sense."""
+    if args.chat and not args.interactive and args.prompt is args.prompt_file is None:
+        raise ValueError("--chat answers a message: give --prompt=TEXT, a file, or --interactive")
     if "" in args.stop:
         raise ValueError("--stop= is in every text: give at least one character")
     sources = [
@@ -254,6 +264,7 @@ class Sampler:
 
         self._args, self._tokenizer, self._out = args, loaded.tokenizer, out
         self._inference_model = loaded.inference_model
+        self._chat_template = loaded.chat_template if args.chat else None
         temperature = 1.0 if args.temperature is None else args.temperature
         self._sampling_params = sampling.SamplingParams(
             temperature=temperature, top_k=args.top_k, top_p=args.top_p
@@ -263,19 +274,25 @@ class Sampler:
         """Prints continuations of a prompt. index: number of the prompt, each with its own random
         numbers. A prompt without tokens starts as texts do.
         """
+        tokens, prefix = self._read(prompt)
+        if self._args.num_beams is None:
+            self._sample(tokens, prefix, index)
+        else:
+            self._search(tokens, prefix)
+
+    def _read(self, prompt: str) -> tuple[list[int], str]:
+        """Returns the ids of a prompt, and what of it is shown before what the model writes: of a
+        message nothing."""
         from gptjax.data.tokenizers import build
 
+        if self._chat_template is not None:
+            return self._chat_template.encode([{"role": "user", "content": prompt}]), ""
         encoded = self._tokenizer.encode(prompt)
         tokens = build.encode_prompt(self._tokenizer, prompt)
         # What is shown is what was read: a tokenizer may lower-case or respace it. A special token
         # stands before a text and is none of it; a newline is.
         prefix = self._tokenizer.decode(encoded or tokens)
-        if not encoded and prefix.strip():
-            prefix = ""
-        if self._args.num_beams is None:
-            self._sample(tokens, prefix, index)
-        else:
-            self._search(tokens, prefix)
+        return tokens, "" if not encoded and prefix.strip() else prefix
 
     def _sample(self, prompt: list[int], prefix: str, index: int) -> None:
         """Prints n continuations: a single one as it is generated, several at the end."""

@@ -105,10 +105,21 @@ class TokenizerJson:
     """Any tokenizer.json of Hugging Face's tokenizers library, as the families after GPT-3 have."""
 
     path: str | None = None
-    """The file, or its folder; None: that which lies next to the weights."""
+    """The file, or its folder, or a .gguf file; None: that which lies next to the weights."""
 
 
-Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson
+@record
+class Tiktoken:
+    """A file of tokens and ranks as tiktoken reads it: Llama 3's tokenizer.model as Meta publishes
+    it, and OpenAI's *.tiktoken."""
+
+    path: str | None = None
+    """The file, or a folder with tokenizer.model."""
+    family: Literal["llama3", "cl100k_base", "o200k_base", "o200k_harmony"] = "llama3"
+    """Whose regular expression and special tokens, which the file does not say."""
+
+
+Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson | Tiktoken
 
 
 @record

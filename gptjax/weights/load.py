@@ -236,8 +236,10 @@ class FolderWeights:
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         """As Weights.check."""
         continuation.check(self.path, self.config.model, config.model, larger_vocab=True)
+        # A GGUF file has a tokenizer of its own, whatever lies beside it.
+        is_gguf = self.path.suffix == gguf_tensors.SUFFIX
         extra_symbols = tokenizer_files.check(
-            _containing_folder(self.path),
+            self.path if is_gguf else _containing_folder(self.path),
             self.config.model.n_vocab,
             config.data.tokenizer,
             tokenizer,

@@ -15,7 +15,7 @@ import jax
 
 from gptjax.config import parse
 from gptjax.config.schema import Config
-from gptjax.data.tokenizers import build
+from gptjax.data.tokenizers import build, chat_template
 from gptjax.model import inference
 from gptjax.report import sync
 from gptjax.runtime import run_dir
@@ -44,6 +44,11 @@ class LoadedModel:
         """The model with a KV cache, its weights in the type of computation: a copy, made when
         first needed."""
         return inference.prepare(self.train_step.model, self.params)
+
+    @functools.cached_property
+    def chat_template(self) -> chat_template.ChatTemplate:
+        """How the model was trained to read a conversation. ValueError if it was not."""
+        return chat_template.of(self.tokenizer)
 
     @functools.cached_property
     def digest(self) -> str:

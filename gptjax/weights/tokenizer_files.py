@@ -16,6 +16,7 @@ from gptjax.data.tokenizers import (
     json_tokenizer,
     openai_files,
     sentencepiece_tokenizer,
+    tiktoken_file,
 )
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
@@ -25,6 +26,8 @@ MODEL_FILE = "tokenizer.model"  # SentencePiece's
 OTHER_MODEL_FILE = "sentencepiece.model"  # one that transformers has no equivalent of
 # The setting of an exported config.json that holds the config's tokenizer.
 TOKENIZER_KEY = "gptjax_tokenizer"
+# Rows of a token table for each id of its tokenizer, at most; some families pad to a round number.
+MAX_PADDING = 1.25
 PUBLISHED_SIZES = {data.Gpt2Bpe: 50_257, data.Gpt1Bpe: 40_478}  # ids
 # Vocabulary and merges, in Hugging Face's and OpenAI's naming.
 FILE_PAIRS = (
@@ -108,12 +111,15 @@ def _parse_merge(merge: Any, file: Path) -> tuple[str, str]:
 
 
 def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
-    """Returns the tokenizer of a folder of weights: a SentencePiece model in it, else `default`,
-    with the published files if they are in it.
+    """Returns the tokenizer of a folder of weights: its tokenizer.json, else a tiktoken file or
+    SentencePiece model in it, else `default`, with the published files if they are in it.
     """
     if isinstance(default, data.TokenizerJson) and (folder / json_tokenizer.FILE).exists():
         return dataclasses.replace(default, path=str(folder))
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
+        family = tiktoken_file.detect(model) if model.exists() else None
+        if family is not None:
+            return data.Tiktoken(path=str(model), family=family)
         if model.exists():
             return data.SentencePiece(path=str(model))
     if isinstance(default, data.Gpt1Bpe) and openai_files.has_files(gpt1_bpe.FILES, folder):
@@ -196,11 +202,14 @@ def _check_json_tokenizer(
     advice: str,
 ) -> None:
     """Raises ValueError unless the folder's tokenizer.json, if it has one, is this one. Token
-    tables of families may have more rows than the tokenizer has ids."""
-    if tokenizer.n_vocab > rows:
+    tables of families may have more rows than the tokenizer has ids, but not many, and a control
+    token that text never becomes may be beyond them, as Gemma 3's image token is."""
+    n = tokenizer.n_needed_ids
+    if not n <= rows <= tokenizer.n_vocab * MAX_PADDING:
+        has = "more" if n > rows else "far fewer"
         raise ValueError(
             f"{folder}: the weights have {rows:,} ids, but data.tokenizer={spec} has "
-            f"{tokenizer.n_vocab:,}; {advice}"
+            f"{tokenizer.n_vocab:,}, {has}: it is another model's; {advice}"
         )
     file = folder / json_tokenizer.FILE
     if file.exists() and parse.read_bytes(file) != tokenizer.content:
@@ -257,7 +266,7 @@ def save(
     """
     if isinstance(tokenizer, json_tokenizer.JsonTokenizer):
         build.save_files(tokenizer, spec, folder)
-        return {TOKENIZER_KEY: repr(build.without_path(spec))}
+        return {TOKENIZER_KEY: repr(data.TokenizerJson())}
     fast_tokenizer, difference = tokenizer_json.convert(tokenizer)
     if difference:
         effect = (

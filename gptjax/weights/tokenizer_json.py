@@ -79,19 +79,11 @@ def _end_of_text_token(tokenizer: Tokenizer) -> str:
 def _convert_bytes() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    vocab = {_byte_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
+    vocab = {gpt2_bpe.byte_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
     fast_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     fast_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast_tokenizer.decoder = decoders.ByteLevel()
     return fast_tokenizer
-
-
-def _byte_symbol(byte: int) -> str:
-    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): the byte itself if
-    printable, else the next code point from 256 on.
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))
 
 
 def _convert_sentencepiece(tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer) -> Any:

@@ -19,6 +19,7 @@ from gptjax.data.tokenizers import (
     json_tokenizer,
     openai_files,
     sentencepiece_tokenizer,
+    tiktoken_file,
 )
 from gptjax.runtime import atomic
 
@@ -81,7 +82,9 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
     """Writes into a run the files of its tokenizer that the config names by a path, or that were
     trained for it."""
     match tokenizer, spec:
-        case sentencepiece_tokenizer.SentencePieceTokenizer(model=model), _:
+        case sentencepiece_tokenizer.SentencePieceTokenizer(model=model, config=config), _:
+            if config is not None:
+                atomic.save(run / sentencepiece_tokenizer.CONFIG_FILE, config)
             atomic.save(run / "tokenizer.model", model)
         case json_tokenizer.JsonTokenizer(content=content, config=config), _:
             if config is not None:
@@ -97,8 +100,11 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     `spec` itself if there are none."""
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
-    if isinstance(spec, data.TokenizerJson) and (run / json_tokenizer.FILE).exists():
-        return dataclasses.replace(spec, path=str(run))
+    if (
+        isinstance(spec, data.TokenizerJson | data.Tiktoken)
+        and (run / json_tokenizer.FILE).exists()
+    ):
+        return data.TokenizerJson(path=str(run))
     if isinstance(spec, data.Gpt1Bpe | data.Gpt2Bpe) and all(
         (run / name).exists() for name in _published_files(spec).digests
     ):
@@ -155,5 +161,7 @@ def build(
                 "data.tokenizer=TokenizerJson() names no file: give the model's tokenizer.json, "
                 "TokenizerJson(path=...)"
             )
+        case data.Tiktoken():
+            return json_tokenizer.JsonTokenizer(*tiktoken_file.tokenizer_files(spec))
         case _:
             assert_never(spec)

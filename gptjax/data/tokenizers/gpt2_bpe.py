@@ -68,3 +68,11 @@ class Gpt2Tokenizer:
         """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD, as in OpenAI's
         code."""
         return self.rust.decode([int(i) for i in ids], skip_special_tokens=False)
+
+
+def byte_symbol(byte: int) -> str:
+    """GPT-2's character for a byte (src/encoder.py, bytes_to_unicode): the byte itself if
+    printable, else the next code point from 256 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(byte if byte in printable else 256 + byte - sum(other < byte for other in printable))

@@ -1,4 +1,5 @@
-"""SentencePiece: BPE with byte fallback, trained on a run's own text, exactly reversible."""
+"""SentencePiece: BPE with byte fallback, trained on a run's own text, exactly reversible; and
+models of others, such as Llama 2's and Gemma's, as the library encodes."""
 
 import hashlib
 import io
@@ -13,6 +14,7 @@ from gptjax.data import unicode
 # SentencePiece writes a space as this character, so a literal one must go by its bytes
 SPACE = "\u2581"
 END_OF_TEXT = "<|endoftext|>"
+CONFIG_FILE = "tokenizer_config.json"
 CHUNK_CHARS = 200_000  # characters encoded at once
 # Characters that a model is trained on, spread evenly over the text. Training 4,096 pieces takes
 # about 3 s on 2 cores.
@@ -21,14 +23,17 @@ SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model. `encode` then `decode` is the identity on valid text when the model
-    normalizes nothing, as ours do.
+    """A SentencePiece model. Of one that `train` made, `encode` then `decode` is the identity on
+    valid text; any other encodes as sentencepiece's own encode does: its dummy prefix, its
+    normalization, its user-defined pieces. Text that spells a control piece stays text.
+
+    model, config: bytes of the model and of the tokenizer_config.json beside it, or None, which
+    says whether begin-of-text stands before every prompt.
     """
 
-    text_prefix: tuple[int, ...] = ()
-
-    def __init__(self, model: bytes):
-        """model: a serialized model. Raises ValueError if it is damaged."""
+    def __init__(self, model: bytes, config: bytes | None = None, where: str = "tokenizer.model"):
+        """where: the model's file, for errors. Raises ValueError if the model is damaged, or has
+        not the tokens that the settings add to it."""
         import sentencepiece
 
         try:
@@ -39,20 +44,47 @@ class SentencePieceTokenizer:
             self.n_vocab = 0
         if not self.n_vocab:
             raise ValueError(
-                "the SentencePiece model is damaged: give a file that SentencePiece wrote"
+                f"{where}: the SentencePiece model is damaged: give a file that SentencePiece wrote"
             )
-        end = self.processor.eos_id()
+        end, start = self.processor.eos_id(), self.processor.bos_id()
         self.end_of_text: int | None = end if end >= 0 else None
         self.unknown: int | None = self.processor.unk_id()
         self.start_of_text: int = (
             end if end >= 0 else (self.processor.encode("\n") or [self.processor.unk_id()])[-1]
         )
         self.space = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        self.model, self.config, self.where = model, config, where
+        self.is_own = start < 0 <= end and self.processor.id_to_piece(end) == END_OF_TEXT
+        self._names = {
+            i: self.processor.id_to_piece(i)
+            for i in range(self.n_vocab)
+            if self.processor.is_control(i)
+        }
+        self.text_prefix: tuple[int, ...] = (start,) if start >= 0 and self._adds_start() else ()
         self.digest = hashlib.sha256(b"sentencepiece " + model).hexdigest()
-        self.model = model
+        if self.text_prefix:
+            self.digest = hashlib.sha256(f"{self.digest} {self.text_prefix}".encode()).hexdigest()
+
+    def _adds_start(self) -> bool:
+        """Whether tokenizer_config.json says that begin-of-text stands before a text, or is of a
+        family where it does. Raises ValueError if it adds tokens that the model has not."""
+        if self.config is None:
+            return False
+        settings = parse.json_object(self.config, f"{CONFIG_FILE} of {self.where}")
+        added = settings.get("added_tokens_decoder")
+        numbers = [int(i) for i in added if i.isdecimal()] if isinstance(added, dict) else []
+        if max(numbers, default=0) >= self.n_vocab:
+            raise ValueError(
+                f"{self.where} has {self.n_vocab:,} pieces, but {CONFIG_FILE} beside it adds token "
+                f"{max(numbers):,}: give the model's tokenizer.json, "
+                "data.tokenizer=TokenizerJson(path=...)"
+            )
+        says = settings.get("add_bos_token")
+        kind = str(settings.get("tokenizer_class")).removesuffix("Fast")
+        return says is True or says is None and kind in ("LlamaTokenizer", "GemmaTokenizer")
 
     def __reduce__(self):
-        return SentencePieceTokenizer, (self.model,)
+        return SentencePieceTokenizer, (self.model, self.config, self.where)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`; a character that is in no piece becomes the pieces of its
@@ -60,6 +92,8 @@ class SentencePieceTokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        if not self.is_own:
+            return self.processor.encode([unicode.replace_surrogates(text) for text in texts])
         return [
             [
                 i
@@ -76,29 +110,38 @@ class SentencePieceTokenizer:
             yield from self.processor.encode(span)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, with end-of-text as <|endoftext|> and bytes that are not UTF-8
-        as U+FFFD."""
-        spans: list[list[int]] = [[]]
+        """Returns the text of `ids`, with end-of-text and other control pieces by their names, and
+        bytes that are not UTF-8 as U+FFFD."""
+        texts: list[str] = []
+        span: list[int] = []
         for i in ids:
-            if i == self.end_of_text:
-                spans.append([])
+            if i in self._names:
+                texts += [self.processor.decode(span), self._names[i]]
+                span = []
             else:
-                spans[-1].append(int(i))
-        return END_OF_TEXT.join(self.processor.decode(span) for span in spans)
+                span.append(int(i))
+        return "".join([*texts, self.processor.decode(span)])
 
 
 def load(path: pathlib.Path) -> SentencePieceTokenizer:
-    """Returns the tokenizer of a model file. Raises a one-line ValueError if it is missing or
-    damaged."""
+    """Returns the tokenizer of a model file, with tokenizer_config.json beside it if there is one.
+    Raises a one-line ValueError if it is missing or damaged."""
     try:
-        return SentencePieceTokenizer(parse.disk_bytes(path))
+        model = parse.disk_bytes(path)
     except OSError as error:
         raise ValueError(
             f"data.tokenizer=SentencePiece(path=...): {path} cannot be read ({error.strerror}); "
             "give a .model file"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", model):
+        raise ValueError(
+            f"{path} is a file of tiktoken, as Llama 3 has: give "
+            f"data.tokenizer=Tiktoken(path={str(path)!r}, family=...)"
+        )
+    config = path.parent / CONFIG_FILE
+    return SentencePieceTokenizer(
+        model, parse.read_bytes(config) if config.exists() else None, str(path)
+    )
 
 
 def golden_ratio_hash(number: int) -> int:

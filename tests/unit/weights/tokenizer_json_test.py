@@ -141,6 +141,6 @@ def test_the_end_of_text_of_another_is_called_as_there():
 
 def test_symbols_of_bytes_are_gpt2s():
     vocabulary = gpt2_bpe.Gpt2Tokenizer(None).rust.get_vocab()
-    assert sorted(map(tokenizer_json._byte_symbol, range(256))) == sorted(
+    assert sorted(map(gpt2_bpe.byte_symbol, range(256))) == sorted(
         s for s, i in vocabulary.items() if i < 256
     )

@@ -1,0 +1,283 @@
+"""Chat templates: a conversation -> the text, or the token ids, that a model was trained on.
+
+A template is a program in jinja that comes with a model, from anywhere. It runs in jinja's sandbox,
+sees nothing but the messages and the names of special tokens, and ends after MAX_STEPS steps. It
+has the variables and filters that transformers gives it (utils/chat_template_utils.py there), so
+that the text is the same.
+"""
+
+import datetime
+import functools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gptjax.config import parse
+from gptjax.data.tokenizers import control_tokens, json_tokenizer
+from gptjax.data.tokenizers.build import Tokenizer
+
+Messages = Sequence[Mapping[str, Any]]
+MAX_STEPS = 3_000_000  # lines of the compiled template; a conversation takes some 20 a message
+MAX_CHARS = 1 << 26  # characters of a rendered conversation, and of a product of texts in it
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer's model. source: the template. where: its file, for
+    errors."""
+
+    def __init__(self, source: str, tokenizer: json_tokenizer.JsonTokenizer):
+        """Raises ValueError for a template that is not valid jinja."""
+        import jinja2
+
+        self.source, self.where, self._tokenizer = source, tokenizer.where, tokenizer
+        named = control_tokens.named_tokens(tokenizer.settings)
+        self._special = {name: named[name] for name in NAMES if name in named}
+        try:
+            self._compiled = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(
+                f"{self.where}: its chat template is not valid jinja: line {error.lineno}: "
+                f"{parse.one_line(str(error.message), 200)}"
+            ) from None
+        except (RecursionError, OverflowError, MemoryError) as error:
+            raise self._error(error) from None
+
+    def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+        """Returns the text of a conversation, as transformers' apply_chat_template with
+        tokenize=False.
+
+        messages: {"role": "user", "content": "Hello"} and so on. add_generation_prompt: end with
+        what stands before the next answer. Raises ValueError, in one line, for a message without
+        role or content, and for a template that refuses the conversation, does what the sandbox
+        forbids, or takes too long.
+        """
+        return self._render(check_messages(messages), add_generation_prompt)
+
+    def encode(self, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
+        """Returns the ids of a conversation: control tokens that the template writes are tokens,
+        those that a message spells are text, so that a message cannot end its own turn.
+
+        For messages that spell none these are the ids of transformers' apply_chat_template. A name
+        of which the template writes one part and a message the other, as Phi-4's <|role|>, is a
+        token. Errors: those of `render`.
+        """
+        marked = control_tokens.mark(check_messages(messages), self._encoder.pattern)
+        return self._encoder.encode(self._render(marked, add_generation_prompt))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Returns the ids of a rendered conversation in which every name of a control token is this
+        token, whoever wrote it: those of transformers' apply_chat_template."""
+        control_tokens.mark(text, self._encoder.pattern)  # raises
+        return self._encoder.encode(text)
+
+    @functools.cached_property
+    def end_of_turn(self) -> str | None:
+        """The control token that the template writes after an answer, at which a chat model stops:
+        None if there is none."""
+        answer = "answer"
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+        try:
+            text = self.render(turns, add_generation_prompt=False)
+        except ValueError:  # it has no such conversation
+            return None
+        found = self._encoder.pattern.search(text, text.rfind(answer))
+        return found[0] if found else None
+
+    @functools.cached_property
+    def _encoder(self) -> control_tokens.MarkedEncoder:
+        """Its names: the control tokens, and the added tokens that the template spells, such as
+        Qwen's <tool_call>; white space is spelled for the template's own layout."""
+        content = json.loads(self._tokenizer.content)
+        names = {token["content"] for token in control_tokens.added_tokens(content)}
+        spelled = {name for name in names if name.split() == [name] and name in self.source}
+        return self._tokenizer.marked_encoder(frozenset(spelled | self._tokenizer.control))
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        variables = self._special | {"tools": None, "documents": None, "messages": messages}
+        pieces = self._compiled.generate(variables, add_generation_prompt=add_generation_prompt)
+        try:
+            return "".join(_limit(pieces))
+        except Exception as error:  # whatever a template does
+            raise self._error(error) from None
+
+    def _error(self, error: BaseException) -> ValueError:
+        import jinja2
+        from jinja2 import sandbox
+
+        reason = parse.one_line(str(error) or type(error).__name__, 300).rstrip(".")
+        if isinstance(error, sandbox.SecurityError):
+            return ValueError(
+                f"{self.where}: its chat template does what is not allowed: {reason}; use another "
+                "one that you trust"
+            )
+        kind = "" if isinstance(error, jinja2.TemplateError | _TooLong) else type(error).__name__
+        return ValueError(
+            f"{self.where}: its chat template does not take this conversation: "
+            f"{kind}{': ' * bool(kind)}{reason}"
+        )
+
+
+def of(tokenizer: Tokenizer) -> ChatTemplate:
+    """Returns the chat template of a tokenizer's model: tokenizer_config.json's `chat_template`,
+    the file chat_template.jinja, or a GGUF's. Of several named ones that named "default". Raises
+    ValueError if there is none."""
+    if not isinstance(tokenizer, json_tokenizer.JsonTokenizer):
+        raise ValueError(
+            "this model has no chat template: it continues text; one that chats has a "
+            "tokenizer.json and a chat_template.jinja beside its weights, or is a GGUF file"
+        )
+    source = tokenizer.settings.get("chat_template")
+    if isinstance(source, list):
+        named = {}
+        for entry in source:
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+                named[entry["name"]] = entry.get("template")
+        if "default" not in named:
+            raise ValueError(
+                f"{tokenizer.where}: of its chat templates none is named default: "
+                f"{', '.join(map(parse.quote, named)) or 'they have no names'}"
+            )
+        source = named["default"]
+    if source is None:
+        raise ValueError(
+            f"{tokenizer.where}: this model has no chat template: it continues text; put its "
+            f"{json_tokenizer.TEMPLATE_FILE} beside it if it was trained to chat"
+        )
+    if not isinstance(source, str):
+        raise ValueError(
+            f"{tokenizer.where}: its chat template is {parse.quote(source)}, not text; fetch it "
+            "again"
+        )
+    return ChatTemplate(source, tokenizer)
+
+
+def check_messages(messages: Any) -> list[dict[str, Any]]:
+    """Returns a copy of a conversation in plain types, as a template may see it. Raises ValueError
+    for anything else, and for a message without role and content."""
+    advice = 'give {"role": "user", "content": "Hello"}'
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise ValueError(f"messages={parse.quote(messages)}: give a list of at least one message")
+    for number, message in enumerate(messages):
+        where = f"message {number} of the conversation"
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{where} is {parse.quote(message)}: {advice}")
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                given = parse.quote(message[key]) if key in message else "missing"
+                raise ValueError(f"{where}: its {key} is {given}: {advice}")
+    try:
+        return json.loads(json.dumps([dict(message) for message in messages]))
+    except (TypeError, ValueError, RecursionError) as error:
+        line = parse.one_line(str(error), 200)
+        raise ValueError(f"a message has what JSON has not: {line}; {advice}") from None
+
+
+class _TooLong(Exception):
+    """A template that does not end, or writes too much."""
+
+
+def _limit(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of a rendered template. Raises _TooLong after MAX_STEPS lines of Python or
+    MAX_CHARS characters.
+
+    Lines are counted by a trace function, which sees loops that write nothing and macros that call
+    each other. One operation, such as a filter on a long text, counts as one.
+    """
+    steps = n_chars = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > MAX_STEPS:
+            raise _TooLong(f"it takes more than {MAX_STEPS:,} steps: does it loop?")
+        return trace
+
+    while True:
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            piece = next(pieces, None)
+        finally:
+            sys.settrace(before)
+        if piece is None:
+            return
+        n_chars += len(piece)
+        if n_chars > MAX_CHARS:
+            raise _TooLong(f"its text is longer than {MAX_CHARS:,} characters")
+        yield piece
+
+
+@functools.cache
+def _environment() -> Any:
+    """jinja's sandbox with what transformers adds to it."""
+    import jinja2
+    from jinja2 import nodes, sandbox
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """{% generation %} ... {% endgeneration %}, which marks answers for a loss: its body."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    class Sandbox(sandbox.ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Refuses products and powers that would fill the memory in a single step."""
+            if operator == "**":
+                if abs(left) > 2**64 or abs(right) > 64:
+                    raise OverflowError("a power of large numbers")
+            elif any(
+                hasattr(a, "__len__") and isinstance(b, int) and len(a) * b > MAX_CHARS
+                for a, b in ((left, right), (right, left))
+            ):
+                raise OverflowError("a text or list repeated too often")
+            return super().call_binop(context, operator, left, right)
+
+    class Namespace(jinja2.utils.Namespace):
+        def __init__(*args: Any, **kwargs: Any):
+            for name in dict(*args[1:], **kwargs):
+                check_name(name)
+            jinja2.utils.Namespace.__init__(*args, **kwargs)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            check_name(name)
+            jinja2.utils.Namespace.__setitem__(self, name, value)
+
+    def check_name(name: Any) -> None:
+        if str(name).startswith("_"):
+            raise sandbox.SecurityError(f"an attribute {name!r} of a namespace")
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
+
+    environment = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["namespace"] = Namespace
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment
