@@ -31,6 +31,19 @@ def as_ids(tokens: Any, n_vocab: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def as_rows(tokens: Any, n_vocab: int, n_ctx: int) -> np.ndarray:
+    """int32 (B, T) of what a user gave as tokens (T,) or (B, T). ValueError if they are none of the
+    model's, or more than its context."""
+    array = as_ids(tokens, n_vocab)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"tokens of shape {array.shape}: give (T,) or (B, T)")
+    if array.shape[-1] > n_ctx:
+        raise ValueError(
+            f"{array.shape[-1]:,} tokens are more than the model's context of {n_ctx:,}: give fewer"
+        )
+    return np.atleast_2d(array)
+
+
 def as_texts(value: str | Sequence[str], name: str) -> list[str]:
     """One text or several -> several. ValueError for anything else, and for none."""
     texts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
@@ -49,7 +62,7 @@ def as_prompts(
 ) -> tuple[list[list[int]], bool]:
     """The ids of one prompt or several, each a text or the first of them ids; whether it is one.
     ValueError for anything else."""
-    if isinstance(prompt, Sequence | np.ndarray) and len(prompt) and is_number(prompt[0]):
+    if isinstance(prompt, list | tuple | np.ndarray) and len(prompt) and is_number(prompt[0]):
         return [as_ids(prompt, n_vocab).tolist()], True
     texts = as_texts(prompt, "prompt")  # type: ignore[arg-type]
     return [build.encode_prompt(tokenizer, text) for text in texts], isinstance(prompt, str)

@@ -187,6 +187,11 @@ class LanguageModel(open_model.LoadedModel):
         They are those of transformers' apply_chat_template, except that a control token which a
         message spells stays text; self.chat_template.render gives the text. ValueError for a model
         without template, a message without role or content, a template that refuses or loops.
+
+        >>> model = gptjax.load("runs/smoke")  # which was trained on text
+        >>> model.apply_chat_template([])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: this model has no chat template: it continues text; ...
         """
         ids = self.chat_template.encode(messages, add_generation_prompt)
         return arguments.as_ids(ids, self.config.model.n_vocab).tolist()
@@ -195,7 +200,12 @@ class LanguageModel(open_model.LoadedModel):
         self, messages: str | chat_template.Messages, *, stop: Any = None, **options: Any
     ) -> Any:
         """The model's answer to a conversation, or to a text as a user's only message: `generate`
-        after `apply_chat_template`, with its options, up to the control token that ends a turn."""
+        after `apply_chat_template`, with its options, up to the control token that ends a turn.
+
+        >>> gptjax.load("runs/smoke").chat("Hello")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: this model has no chat template: ...
+        """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         ids, end = self.apply_chat_template(messages), self.chat_template.end_of_turn
@@ -358,17 +368,8 @@ class LanguageModel(open_model.LoadedModel):
         return weights if np.ndim(tokens) == 2 else weights[0]
 
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
-        """int32 (B, T) of what a user gave as tokens. ValueError if they are none of this
-        model's."""
-        model, array = self.config.model, arguments.as_ids(tokens, self.config.model.n_vocab)
-        if array.ndim not in (1, 2):
-            raise ValueError(f"tokens of shape {array.shape}: give (T,) or (B, T)")
-        if array.shape[-1] > model.n_ctx:
-            raise ValueError(
-                f"{array.shape[-1]:,} tokens are more than the model's context of {model.n_ctx:,}: "
-                "give fewer"
-            )
-        return np.atleast_2d(array)
+        """int32 (B, T) of what a user gave. ValueError if they are none of this model's."""
+        return arguments.as_rows(tokens, self.config.model.n_vocab, self.config.model.n_ctx)
 
     def _pad(self, tokens_BT: np.ndarray) -> np.ndarray:
         """The tokens in rows of a length of which few are compiled: what comes after a token

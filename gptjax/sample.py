@@ -56,11 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="continue each line of standard input; Ctrl-D ends",
     )
-    parser.add_argument(
-        "--chat",
-        action="store_true",
-        help="the prompt, or each line, is a message that the model answers, by its chat template",
-    )
+    parser.add_argument("--chat", action="store_true", help="answer the prompt as a chat message")
     parser.add_argument(
         "--num_samples", type=sample_count, default=1, help="how many continuations (default: 1)"
     )

@@ -236,7 +236,7 @@ class FolderWeights:
     def check(self, config: schema.Config, tokenizer: Tokenizer) -> None:
         """As Weights.check."""
         continuation.check(self.path, self.config.model, config.model, larger_vocab=True)
-        # A GGUF file has a tokenizer of its own, whatever lies beside it.
+        # A GGUF file has a tokenizer of its own, whatever lies next to it.
         is_gguf = self.path.suffix == gguf_tensors.SUFFIX
         extra_symbols = tokenizer_files.check(
             self.path if is_gguf else _containing_folder(self.path),

@@ -330,7 +330,7 @@ def test_options_that_cannot_be_are_one_line_before_anything_is_written(options,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("prompt", [[], [1], 3, None, b"x"])
+@pytest.mark.parametrize("prompt", [[], [True], 3, None, b"x"])
 def test_a_prompt_that_is_no_text_is_one_line(prompt):
     with pytest.raises(ValueError, match="^prompt=.*: give a text, or a list of at least one$"):
         model().generate(prompt)

@@ -126,7 +126,7 @@ def of(tokenizer: Tokenizer) -> ChatTemplate:
     if not isinstance(tokenizer, json_tokenizer.JsonTokenizer):
         raise ValueError(
             "this model has no chat template: it continues text; one that chats has a "
-            "tokenizer.json and a chat_template.jinja beside its weights, or is a GGUF file"
+            "tokenizer.json and a chat_template.jinja, or is a GGUF file"
         )
     source = tokenizer.settings.get("chat_template")
     if isinstance(source, list):
@@ -143,7 +143,7 @@ def of(tokenizer: Tokenizer) -> ChatTemplate:
     if source is None:
         raise ValueError(
             f"{tokenizer.where}: this model has no chat template: it continues text; put its "
-            f"{json_tokenizer.TEMPLATE_FILE} beside it if it was trained to chat"
+            f"{json_tokenizer.TEMPLATE_FILE} next to it if it was trained to chat"
         )
     if not isinstance(source, str):
         raise ValueError(

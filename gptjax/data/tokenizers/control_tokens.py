@@ -1,5 +1,5 @@
 """Control tokens, such as begin-of-text: which tokens of a tokenizer.json they are, how a text that
-spells one stays text, and how a rendered conversation tells the one from the other.
+spells one stays text, and how a rendered conversation keeps both apart.
 
 A tokenizer.json lists added tokens, which the `tokenizers` library cuts out of a text before
 anything else. Those that it calls special are control tokens. The others are pieces of text, such

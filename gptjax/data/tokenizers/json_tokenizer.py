@@ -76,7 +76,7 @@ class JsonTokenizer:
         if not newline or newline[-1] == self.unknown:
             raise ValueError(
                 f"{self.where} has neither a begin-of-text nor an end-of-text, and no newline, so "
-                f"that no text can begin: put a {CONFIG_FILE} with bos_token or eos_token beside it"
+                f"that no text can begin: add a {CONFIG_FILE} with bos_token or eos_token"
             )
         return newline[-1]
 

@@ -27,7 +27,7 @@ class SentencePieceTokenizer:
     valid text; any other encodes as sentencepiece's own encode does: its dummy prefix, its
     normalization, its user-defined pieces. Text that spells a control piece stays text.
 
-    model, config: bytes of the model and of the tokenizer_config.json beside it, or None, which
+    model, config: bytes of the model and of the tokenizer_config.json next to it, or None, which
     says whether begin-of-text stands before every prompt.
     """
 
@@ -75,7 +75,7 @@ class SentencePieceTokenizer:
         numbers = [int(i) for i in added if i.isdecimal()] if isinstance(added, dict) else []
         if max(numbers, default=0) >= self.n_vocab:
             raise ValueError(
-                f"{self.where} has {self.n_vocab:,} pieces, but {CONFIG_FILE} beside it adds token "
+                f"{self.where} has {self.n_vocab:,} pieces, but its {CONFIG_FILE} adds token "
                 f"{max(numbers):,}: give the model's tokenizer.json, "
                 "data.tokenizer=TokenizerJson(path=...)"
             )
@@ -124,7 +124,7 @@ class SentencePieceTokenizer:
 
 
 def load(path: pathlib.Path) -> SentencePieceTokenizer:
-    """Returns the tokenizer of a model file, with tokenizer_config.json beside it if there is one.
+    """Returns the tokenizer of a model file, with tokenizer_config.json next to it if there is one.
     Raises a one-line ValueError if it is missing or damaged."""
     try:
         model = parse.disk_bytes(path)

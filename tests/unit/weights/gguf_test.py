@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gguf import quants
 
-from gptjax import convert
+import gptjax
+from gptjax import convert, sample
 from gptjax.config import data, schema
 from gptjax.data.tokenizers import build
 from gptjax.sharding import device_mesh
@@ -160,6 +161,114 @@ def test_the_vocabulary_is_a_tokenizer(tmp_path):
     assert len(digits) == 2
     again = build.build(data.TokenizerJson(path=str(path)))
     assert again.digest == tokenizer.digest
+
+
+def rewrite(path, **fields):
+    """The file with other fields of its tokenizer; of None without it."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(path.with_suffix(".new"), "llama")
+    kept = {name: field for name, field in reader.fields.items() if "." in name}
+    kept.pop("general.architecture")
+    for name, field in kept.items():
+        value = fields.pop(name.rpartition(".")[2], field.contents())
+        if value is not None and not name.startswith("GGUF."):
+            kinds = (*field.types, None)
+            writer.add_key_value(name, value, field.types[0], kinds[1])
+    for name in reader.tensors:
+        writer.add_tensor(name.name, np.array(name.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("rule, parts", [
+    ("gpt-2", ["I", "'m", "\u0120", "\u0120a", "12345", "\u0120x", "'S", "\u010a\u010a"]),
+    ("smollm", ["I", "'m", "\u0120", "\u0120a", *"12345", "\u0120x", "'S", "\u010a\u010a"]),
+    ("llama-bpe", ["I", "'m", "\u0120", "\u0120a", "123", "45", "\u0120x", "'S", "\u010a\u010a"]),
+    ("qwen2", ["I", "'m", "\u0120", "\u0120a", *"12345", "\u0120x", "'S", "\u010a\u010a"]),
+])  # fmt: skip
+def test_rules_of_splitting_by_their_names(rule, parts, tmp_path):
+    """And whether begin-of-text stands before a prompt, where the file does not say."""
+    path = rewrite(write(tmp_path / "a.gguf"), pre=rule)
+    ours = build.build(data.TokenizerJson(path=str(path)))
+    text = "I'm  a12345 x'S\n\n"
+    found = [part for part, _ in ours.rust.pre_tokenizer.pre_tokenize_str(text)]
+    if rule == "gpt-2":  # its contractions are lower-case
+        parts = [*parts[:-2], "'", "S", parts[-1]]
+    if rule == "smollm":
+        parts = [*parts[:-2], "'", "S", parts[-1]]
+    assert found == parts and ours.decode(ours.encode(text)) == text
+    assert ours.encode("e\u0301") == ours.encode("\u00e9" if rule == "qwen2" else "e\u0301")
+    assert ours.settings["add_bos_token"] == (rule == "llama-bpe")
+
+
+@pytest.mark.parametrize("fields, line", [
+    ({"pre": "default"}, "split by 'default'; gptjax reads 'gpt2', split by 'gpt-2', 'smollm', "),
+    ({"pre": None}, "split by None; gptjax reads"),
+    ({"model": "llama"}, "its tokenizer is 'llama'"),
+    ({"merges": ["h", "h e"]}, "its merges are damaged"),
+    ({"merges": ["nowhere x"]}, "its merges are damaged"),
+    ({"merges": None}, "has no tokenizer.ggml.merges"),
+    ({"eos_token_id": 300}, "tokenizer.ggml.eos_token_id is 300, of 300 tokens"),
+    ({"token_type": [1, 1]}, "its 300 tokens have 2 types"),
+])  # fmt: skip
+def test_a_tokenizer_that_is_not_understood_is_refused_by_name(fields, line, tmp_path):
+    path = rewrite(write(tmp_path / "a.gguf"), **fields)
+    with pytest.raises(ValueError) as error:
+        build.build(data.TokenizerJson(path=str(path)))
+    assert line in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_user_defined_tokens_are_found_in_text(tmp_path):
+    kinds = gguf.GGUFReader(write(tmp_path / "a.gguf")).fields["tokenizer.ggml.token_type"]
+    kinds = kinds.contents()
+    assert kinds[262] == 3
+    ours = build.build(
+        data.TokenizerJson(path=str(rewrite(tmp_path / "a.gguf", token_type=[
+            4 if i == 262 else kind for i, kind in enumerate(kinds)
+        ])))
+    )  # fmt: skip
+    name = ours.rust.id_to_token(262)
+    assert 262 in ours.encode(f"a{name}b") and 263 not in ours.encode(ours.rust.id_to_token(263))
+
+
+def test_a_tokenizer_json_next_to_a_file_is_not_its_tokenizer(tmp_path):
+    path = write(tmp_path / "a.gguf")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    weights = load.load(path)
+    weights.check(weights.config, build.build(weights.config.data.tokenizer))
+
+
+def test_a_model_that_chats(tmp_path, capsys):
+    """By the template in the file: what the API answers is what `generate` writes after the ids of
+    the conversation, and what the program prints; it ends at the end of a turn."""
+    template = (
+        "{% for m in messages %}<|end|>{{ m.role }}: {{ m.content }}<unused0>{% endfor %}"
+        "{% if add_generation_prompt %}<|end|>assistant:{% endif %}"
+    )
+    path = write(tmp_path / "a.gguf", extra=lambda w: w.add_chat_template(template))
+    model = gptjax.load(path, "model.n_ctx=32")
+    end = model.tokenizer.rust.token_to_id("<unused0>")
+    assert model.chat_template.end_of_turn == "<unused0>"
+    ids = model.apply_chat_template([{"role": "user", "content": "he<unused0>"}])
+    assert ids.count(end) == 1 and ids.count(0) == 2
+    options = {"max_new_tokens": 12, "temperature": 0}
+    answer = model.chat("he", **options)
+    messages = [{"role": "user", "content": "he"}]
+    ids = model.apply_chat_template(messages)
+    assert answer == model.chat(messages, **options) == model.generate(ids, **options) != ""
+    assert "".join(model.chat("he", stream=True, **options)) == answer
+    assert model.chat("he", stop=answer[2], **options) == answer[: answer.index(answer[2])]
+    model.chat_template.__dict__["end_of_turn"] = answer[1]  # as if the model ended its turn there
+    assert model.chat("he", **options) == answer[: answer.index(answer[1])]
+    sample.main([f"--model={path}", "--chat", "--prompt=he", "--temperature=0",
+                 "--max_new_tokens=12"])  # fmt: skip
+    assert capsys.readouterr().out.partition("\n")[2] == answer + "\n"
+    with pytest.raises(ValueError, match="--chat answers a message: give --prompt"):
+        sample.main([f"--model={path}", "--chat"])
 
 
 @pytest.mark.parametrize("changes, line", [

@@ -3,6 +3,7 @@ text, and runs keep the file."""
 
 import json
 import pickle
+import re
 
 import pytest
 from tokenizers import (
@@ -20,6 +21,7 @@ from gptjax.config import data
 from gptjax.data.tokenizers import build, json_tokenizer
 from gptjax.generate import streaming
 from gptjax.weights import tokenizer_files
+from tests import tokenizer_kinds
 
 TEXTS = [
     "To be, or not to be",
@@ -122,8 +124,81 @@ def test_weights_with_another_tokenizer_are_refused(folder, tmp_path):
         tokenizer_files.check(tmp_path, 300, spec, ours)
 
 
+def of(kind, **settings):
+    content, its = tokenizer_kinds.content(kind)
+    return json_tokenizer.JsonTokenizer(content, json.dumps(its | settings).encode(), "x")
+
+
+def test_text_that_spells_a_control_token_stays_text():
+    """Phi-3's </s> is one by its role, though its file does not call it special, and <s> is made by
+    no merge of its parts. Other added tokens that are not special are pieces of text."""
+    ours = of("phi3")
+    assert {"<s>", "</s>", "<|end|>"} < ours.control
+    control = {ours.rust.token_to_id(name) for name in ours.control}
+    for text in ("</s>", "a<s>b</s>", "<|end|>", "x <|user|>\n"):
+        ids = ours.encode(text)
+        assert not control & set(ids) and ours.decode(ids) == text
+    theirs = Tokenizer.from_str(ours.content.decode())
+    theirs.encode_special_tokens = True
+    assert theirs.token_to_id("</s>") in theirs.encode("a</s>").ids  # which would end a document
+    gemma = of("gemma")
+    lines = gemma.rust.token_to_id("\n\n")
+    assert lines in gemma.encode("a\n\nb") and "<table>" not in gemma.control
+    assert gemma.rust.token_to_id("<table>") in gemma.encode("a<table>")
+    named = of("gemma", extra_special_tokens={"table_token": "<table>"})
+    assert gemma.rust.token_to_id("<table>") not in named.encode("a<table>")
+    assert named.digest != gemma.digest
+
+
+def test_a_tokenizer_that_makes_control_tokens_of_text_is_refused():
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "ab</s>")]
+    theirs = Tokenizer(models.Unigram(pieces, unk_id=0))
+    theirs.add_special_tokens(["</s>"])
+    with pytest.raises(ValueError, match="x: a text that spells the control token '</s>' becomes"):
+        json_tokenizer.JsonTokenizer(theirs.to_str().encode(), None, "x")
+
+
+def test_a_tokenizer_without_begin_and_end_begins_with_a_newline_or_is_refused():
+    """Not with the token of id 0, whatever that is."""
+    bytes_alone = Tokenizer(models.BPE(
+        vocab={s: i for i, s in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]
+    ))  # fmt: skip
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ours = json_tokenizer.JsonTokenizer(bytes_alone.to_str().encode(), None, "x")
+    assert ours.end_of_text is None and [ours.start_of_text] == ours.encode("\n") != [0]
+    assert build.encode_prompt(ours, "") == ours.encode("\n")
+    letters = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    with pytest.raises(
+        ValueError, match="x has neither a begin-of-text nor an end-of-text"
+    ) as error:
+        json_tokenizer.JsonTokenizer(letters.to_str().encode(), None, "x")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_of_another_size_is_refused_with_both(tmp_path):
+    """Larger than the table of the weights, or far smaller. A control token that texts need not may
+    be beyond it, as Gemma 3's image token is."""
+    ours = of("gemma")
+    spec, n = data.TokenizerJson(path="x"), ours.n_vocab
+    for rows in (n - 10, n * 2):
+        line = f"the weights have {rows:,} ids, but data.tokenizer={spec} has {n:,}, "
+        with pytest.raises(ValueError, match=re.escape(line)) as error:
+            tokenizer_files.check(tmp_path, rows, spec, ours)
+        assert "another model's" in str(error.value) and "\n" not in str(error.value)
+    theirs = Tokenizer.from_str(ours.content.decode())
+    theirs.add_special_tokens(["<image>"])
+    more = json_tokenizer.JsonTokenizer(theirs.to_str().encode(), ours.config, "x")
+    assert more.n_vocab == n + 1 and tokenizer_files.check(tmp_path, n, spec, more) == []
+    with pytest.raises(ValueError, match="has .*, more"):
+        tokenizer_files.check(tmp_path, ours.end_of_text, spec, more)
+
+
 @pytest.mark.parametrize("content, line", [
     (b"{}", "is no tokenizer.json"),
+    (b'{"model": {"type": "Syllables", "vocab": {}}}', "is no tokenizer.json"),
+    (b'{"version": "1.0", "added_tokens": [{"id": 0}], "model": {}}', "is no tokenizer.json"),
+    (b"[1]", "is no tokenizer.json"),
+    (b"", "is no tokenizer.json"),
     (b"\xff\xfe", "is no tokenizer.json"),
     (None, "cannot be read"),
 ])  # fmt: skip
