@@ -61,6 +61,9 @@ def tokenizer_config(tokenizer: Tokenizer, n_ctx: int) -> dict[str, Any]:
             "eos_token": _end_of_text_token(tokenizer),
         }
     )
+    if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
+        starts = [tokenizer.processor.id_to_piece(i) for i in tokenizer.text_prefix]
+        ends |= {"bos_token": starts[0], "add_bos_token": True} if starts else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

@@ -162,6 +162,8 @@ def test_what_a_template_may_use():
     )
     rendered = of("qwen", source).render([{"role": "user", "content": "é<"}])
     assert rendered == '[{"role": "user", "content": "é<"}]24True<|im_end|>[\n 1,\n 2\n]'
+    blocks = "{% if 1 %}\n  {% if 1 %}\na\n  {% endif %}\n{% endif %}b\n"
+    assert of("qwen", blocks).render(HELLO) == "a\nb"  # trim_blocks and lstrip_blocks
     named = [{"name": "default", "template": "d"}, {"name": "rag", "template": "r"}]
     assert of("qwen", named).render(HELLO) == "d"
 

@@ -11,6 +11,7 @@ from gptjax.config import data
 from gptjax.data import unicode
 from gptjax.data.tokenizers import build, sentencepiece_tokenizer
 from gptjax.generate import streaming
+from gptjax.weights import tokenizer_json
 from tests import tokenizer_kinds
 
 TEXTS = [unicode.replace_surrogates(text) for text in tokenizer_kinds.hard_texts()]
@@ -86,6 +87,16 @@ def test_begin_of_text_stands_before_a_prompt_where_the_family_has_it(settings, 
     kept = build.build(build.spec_in(spec, run))
     again = pickle.loads(pickle.dumps(kept))
     assert kept.digest == ours.digest == again.digest and again.text_prefix == ours.text_prefix
+
+
+def test_an_export_keeps_begin_of_text():
+    settings = b'{"add_bos_token": true}'
+    ours = sentencepiece_tokenizer.SentencePieceTokenizer(tokenizer_kinds.pieces(), settings)
+    exported = tokenizer_json.tokenizer_config(ours, 8)
+    assert (exported["bos_token"], exported["eos_token"]) == ("<s>", "</s>")
+    again = json.dumps(exported).encode()
+    again = sentencepiece_tokenizer.SentencePieceTokenizer(ours.model, again)
+    assert again.text_prefix == ours.text_prefix == (1,)
 
 
 @pytest.mark.parametrize("content, settings, line", [

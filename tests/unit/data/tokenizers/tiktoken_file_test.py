@@ -61,6 +61,14 @@ def test_ids_are_those_of_the_algorithm(family, small, tmp_path):
         assert [text[slice(*part[1])] for part in parts] == regex.findall(PATTERNS[family], text)
 
 
+def test_a_part_that_is_a_token_is_taken_whole():
+    """Even if no merges lead to it; inside a longer part it is none then."""
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"abcd": 256}
+    files = tiktoken_file.convert(ranks, tiktoken_file.FAMILIES["llama3"])
+    ours = json_tokenizer.JsonTokenizer(*files, "x")
+    assert ours.encode("abcd") == [256] and ours.encode("abcde") == [*b"abcde"]
+
+
 def test_the_two_patterns_differ_on_these_texts():
     """So that one in the place of the other is noticed."""
     ways = [[regex.findall(p, text) for text in tokenizer_kinds.BY_HAND] for p in PATTERNS.values()]
