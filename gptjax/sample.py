@@ -40,15 +40,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="how it computes, as compute.kv_cache_dtype=int8; repeatable",
     )
     parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        default=None,
-        help="the text to continue, '' for none (default: a newline)",
+        "--prompt", metavar="TEXT", help="the text to continue, '' for none (default: a newline)"
     )
     parser.add_argument(
         "--prompt_file",
         metavar="FILE",
-        default=None,
         help="a file whose text is the prompt, to its last byte; - is stdin",
     )
     parser.add_argument(
@@ -74,21 +70,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="end before this text; repeatable",
     )
     parser.add_argument(
-        "--temperature",
-        type=parse.float_argument(0, 1e300),
-        default=None,
-        help="0 is greedy (default: 1)",
+        "--temperature", type=parse.float_argument(0, 1e300), help="0 is greedy (default: 1)"
     )
     parser.add_argument(
         "--top_k",
         type=parse.int_argument(1),
-        default=None,
         help="sample among the k likeliest tokens (default: all)",
     )
     parser.add_argument(
         "--top_p",
         type=parse.float_argument(0, 1, above=True),
-        default=None,
         help="sample among the likeliest that make up this probability (default: all)",
     )
     parser.add_argument(
@@ -103,13 +94,11 @@ def add_beam_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_beams",
         type=parse.int_argument(1, MAX_SAMPLES),
-        default=None,
         help="do not sample: show the n best of a beam search of this width",
     )
     parser.add_argument(
         "--length_penalty",
         type=parse.float_argument(0, evaluation.MAX_ALPHA),
-        default=None,
         help="its length penalty (default: 0.6, as GPT-3's)",
     )
 
