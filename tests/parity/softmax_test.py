@@ -140,7 +140,7 @@ def test_a_cache_and_a_tree(pattern, softcap, has_sinks):
 @pytest.mark.parametrize(
     "sizes", [{"tensor": 2}, {"context": 4}, {"context": 2, "tensor": 2}], ids=str
 )
-@pytest.mark.parametrize("exchange", ["gather", "ring"])
+@pytest.mark.parametrize("exchange", ["gather", pytest.param("ring", marks=pytest.mark.slow)])
 @PATTERN
 def test_on_a_mesh(pattern, exchange, sizes):
     """Heads and sequence are split over devices; sinks go with their heads."""
