@@ -350,7 +350,11 @@ def write_report(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     directory = args.directory
 
+    from gptjax.sharding import xla_options
     from gptjax.sweeps import report
+
+    if args.decode_rounds:
+        xla_options.configure_runtime()
 
     def warn(line: str) -> None:
         print(line, file=sys.stderr)

@@ -45,7 +45,7 @@ def _decoder(model: Model) -> Callable[[], float]:
     from gptjax.model import inference
 
     n_tokens = min(DECODED_TOKENS, model.n_ctx // 2)
-    lm = jax.jit(_random_model, static_argnums=0)(model)
+    lm = jax.jit(_random_model, static_argnums=(0, 1))(model, jax.default_backend())
     cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _full_cache_shapes(model))
     cache = cache.replace(lengths_B=jnp.full(1, model.n_ctx - n_tokens, jnp.int32))
 
@@ -78,19 +78,20 @@ def _full_cache_shapes(model: Model) -> Any:
 
     def fill_cache():
         tokens_BT, counts_B = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-        return inference.prefill(_random_model(model), tokens_BT, counts_B, model.n_ctx)[0]
+        lm = _random_model(model, "cpu")  # whatever the device, which this leaves alone
+        return inference.prefill(lm, tokens_BT, counts_B, model.n_ctx)[0]
 
     return jax.eval_shape(fill_cache)
 
 
-def _random_model(model: Model) -> Any:
-    """The model with random weights, prepared for inference."""
+def _random_model(model: Model, platform: str) -> Any:
+    """The model with random weights, prepared for inference on a platform of jax."""
     import jax
     import jax.numpy as jnp
 
     from gptjax.config.schema import Compute
     from gptjax.model import gpt, inference
 
-    module = gpt.GPT(model, gpt.execution_policy(Compute(dtype="float32"), jax.default_backend()))
+    module = gpt.GPT(model, gpt.execution_policy(Compute(dtype="float32"), platform))
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     return inference.prepare(module, module.init(jax.random.key(0), tokens_BT)["params"])

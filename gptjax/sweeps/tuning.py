@@ -4,6 +4,7 @@ tried where the best is at an edge, then more seeds of each model at its best pe
 import collections
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,31 +31,30 @@ def group_by_model(points: Sequence[Point]) -> list[list[Point]]:
 
 def further_points(points: Sequence[Point], directory: Path, n_seeds: int) -> Points:
     """Returns the points to train next: for each model whose points so far have ended, another peak
-    if the best of those tried with its first seed is the lowest or the highest, otherwise the best
-    peak with `n_seeds` more seeds. Those that are among `points` are left out."""
+    with its first seed if the best peak is the lowest or the highest, otherwise the best peak with
+    `n_seeds` more seeds. Those that are among `points` are left out.
+
+    The best is the one with the lowest mean over its seeds so far. So a peak that was lucky with
+    its first seed gives way, once it has more, to the next, which then gets as many."""
     known = {point.config for point in points}
     new: list[tuple[str, ...]] = []
     for group in group_by_model([point for point in points if not point.holdout]):
-        first_seed = min(_config(point).seed for point in group)
-        searched = {_peak(p): p for p in group if _config(p).seed == first_seed}
-        losses = {
-            peak: loss
-            for peak, point in searched.items()
-            if (loss := _loss(point, directory)) is not None
-        }
-        if len(losses) < len(searched):
+        losses: dict[float, list[float]] = collections.defaultdict(list)
+        for point in group:
+            loss = _loss(point, directory)
+            if loss is not None:
+                losses[_config(point).train.schedule.peak_lr].append(loss)
+        if sum(map(len, losses.values())) < len(group):
             continue
-        best = min((loss, peak) for peak, loss in losses.items())[1]
+        first_seed = min(_config(point).seed for point in group)
+        best = min((statistics.fmean(found), peak) for peak, found in losses.items())[1]
         beyond = _peak_beyond_edge(sorted(losses), best)
         wanted = [(beyond, first_seed)] if beyond is not None else []
-        wanted = wanted or [(best, first_seed + n) for n in range(1, n_seeds + 1)]
-        for peak, seed in wanted:
-            own = _replace(searched[best].own, {PEAK_PATH: f"{peak:g}", "seed": f"{seed}"})
-            config = overrides.override(
-                _config(searched[best]), f"{PEAK_PATH}={peak:g}", f"seed={seed}"
-            )
-            if config not in known:
-                new.append(own)
+        for peak, seed in wanted or [(best, first_seed + n) for n in range(n_seeds + 1)]:
+            values = {PEAK_PATH: f"{peak:g}", "seed": f"{seed}"}
+            edits = (f"{path}={value}" for path, value in values.items())
+            if overrides.override(_config(group[0]), *edits) not in known:
+                new.append(_replace(group[0].own, values))
     return tuple(new)
 
 
@@ -84,7 +84,3 @@ def _replace(own: tuple[str, ...], values: dict[str, str]) -> tuple[str, ...]:
 def _config(point: Point) -> Config:
     assert point.config is not None
     return point.config
-
-
-def _peak(point: Point) -> float:
-    return _config(point).train.schedule.peak_lr

@@ -1,11 +1,11 @@
 """A sweep whose models are steps, each one change after the one before it: what each step changed
 in loss, as a table and a waterfall, and what generation costs after it.
 
-A step is shown at its best peak learning rate: the one with the lowest mean loss over the seeds
-that all its peaks have. The seeds with which peaks were compared are then left out, if there are
-others, since the best of several losses is too low on average. The change of a step is the mean
-over seeds of its loss minus that of the step before with the same seed, with a 95% interval of
-Student's t.
+A step is shown at its best peak learning rate: the one with the lowest mean loss among the peaks
+with the most seeds. The seeds that all peaks have are left out if there are others: with them, the
+peaks to try further were chosen, and the best of several losses is too low on average. The change
+of a step is the mean over seeds of its loss minus that of the step before with the same seed, with
+a 95% interval of Student's t.
 """
 
 import dataclasses
@@ -83,8 +83,8 @@ def compare_steps(
 def choose_arm(
     arms: Sequence[comparison.ArmResult],
 ) -> tuple[comparison.ArmResult, dict[int, float]]:
-    """Returns the arm of the best peak and its final losses by seed, those of the seeds that chose
-    the peak left out if there are others; the first arm and {} if no run has finished."""
+    """Returns the arm of the best peak and its final losses by seed, those of the seeds that all
+    peaks have left out if there are others; the first arm and {} if no run has finished."""
     losses = [
         {run.config.seed: run.final_loss for run in arm.runs if run.final_loss is not None}
         for arm in arms
@@ -92,14 +92,14 @@ def choose_arm(
     finished = [(arm, found) for arm, found in zip(arms, losses, strict=True) if found]
     if not finished:
         return arms[0], {}
-    shared = set.intersection(*(set(found) for _, found in finished))
-    best, found = min(
-        finished, key=lambda pair: statistics.fmean(pair[1][s] for s in shared or pair[1])
-    )
-    searched = {
-        seed for seed in found if sum(seed in other_losses for _, other_losses in finished) > 1
-    }
-    return best, {s: loss for s, loss in found.items() if s not in searched} or found
+    n_most = max(len(found) for _, found in finished)
+    in_all_peaks = set.intersection(*(set(found) for _, found in finished))
+
+    def compared(found: dict[int, float]) -> dict[int, float]:
+        return {s: loss for s, loss in found.items() if s not in in_all_peaks} or found
+
+    candidates = [(arm, compared(found)) for arm, found in finished if len(found) == n_most]
+    return min(candidates, key=lambda pair: statistics.fmean(pair[1].values()))
 
 
 def paired_change(
@@ -128,8 +128,8 @@ SPEED_COLUMN = "decode tokens/s"
 NOTE = (
     "Change: from the step before, seed by seed, with a 95% interval (Student's t); the last row "
     "is the last step against the first. Losses are at the best peak learning rate of each step, "
-    "on seeds other than those that chose it, if there are any. Cache: bfloat16, one row of the "
-    "whole context divided by its tokens."
+    "without the seed on which all peaks were tried, if there are others. Cache: bfloat16, one row "
+    "of the whole context divided by its tokens."
 )
 
 

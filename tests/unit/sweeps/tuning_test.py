@@ -47,7 +47,9 @@ def test_an_inner_best_peak_gets_more_seeds(tmp_path):
         ("model.n_layers=2", f"{PEAK}=0.003", "seed=2"),
     )
     longer = sweep_of(1e-3, 3e-3, 9e-3, extra=new)
-    assert further(tmp_path, longer) == ()  # they are points now
+    assert further(tmp_path, longer, n_seeds=3) == ()  # they have not ended
+    finish(tmp_path, expand(longer), best_at(3e-3))
+    assert further(tmp_path, longer) == ()
     assert len(further(tmp_path, longer, n_seeds=3)) == 1
 
 
@@ -72,11 +74,25 @@ def test_a_run_that_gave_up_is_the_worst(tmp_path):
     assert {own[1] for own in further(tmp_path, asked)} == {f"{PEAK}=0.003"}
 
 
-def test_more_seeds_do_not_change_the_best_peak(tmp_path):
-    """It was chosen on the first seed."""
-    asked = sweep_of(1e-3, 3e-3, 9e-3, extra=(("model.n_layers=2", f"{PEAK}=0.003", "seed=1"),))
-    finish(tmp_path, expand(asked), lambda c: 9.0 if c.seed else best_at(3e-3)(c))
-    assert further(tmp_path, asked) == (("model.n_layers=2", f"{PEAK}=0.003", "seed=2"),)
+def test_a_peak_that_was_lucky_with_its_first_seed_gives_way_to_the_next(tmp_path):
+    asked = sweep_of(
+        1e-3, 3e-3, 6e-3, 9e-3, extra=(("model.n_layers=2", f"{PEAK}=0.003", "seed=1"),)
+    )
+    unlucky = {(3e-3, 1): 9.0}
+
+    def loss(config):
+        key = config.train.schedule.peak_lr, config.seed
+        return unlucky[key] if key in unlucky else 3 + abs(key[0] - 3.1e-3)
+
+    finish(tmp_path, expand(asked), loss)
+    assert further(tmp_path, asked) == (  # 1e-3, the next, is at the edge
+        ("model.n_layers=2", f"{PEAK}=0.000333", "seed=0"),
+    )
+    unlucky[1e-3, 0] = 4.0
+    finish(tmp_path, expand(asked), loss)
+    assert further(tmp_path, asked) == tuple(
+        ("model.n_layers=2", f"{PEAK}=0.006", f"seed={seed}") for seed in (1, 2)
+    )
 
 
 def test_a_single_peak_has_no_edge_and_a_search_ends(tmp_path):

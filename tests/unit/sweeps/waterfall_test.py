@@ -75,14 +75,18 @@ def test_the_seed_that_chose_the_peak_is_left_out_and_an_edge_is_said(directory)
     assert all(set(step.losses) == {1, 2, 3} for step in steps)
 
 
-def test_the_peak_is_chosen_on_the_seeds_that_all_peaks_have():
-    """The best peak has more seeds, which came out worse."""
+def test_the_peak_is_chosen_among_those_with_the_most_seeds():
+    """Without the seed on which all were tried."""
     low = make_result(f"train.schedule.peak_lr={PEAKS[0]}", "seed=0", losses=(3.2,))
     first = make_result(f"train.schedule.peak_lr={PEAKS[1]}", "seed=0", losses=(3.0,))
     later = make_result(f"train.schedule.peak_lr={PEAKS[1]}", "seed=1", losses=(3.9,))
     best = comparison.ArmResult("", (*first.runs, *later.runs), None, None)
     assert waterfall.choose_arm([low, best]) == (best, {1: 3.9})
     assert waterfall.choose_arm([low, first]) == (first, {0: 3.0})  # there is no other seed
+    second = make_result(f"train.schedule.peak_lr={PEAKS[2]}", "seed=0", losses=(3.4,))
+    more = make_result(f"train.schedule.peak_lr={PEAKS[2]}", "seed=1", losses=(3.8,))
+    other = comparison.ArmResult("", (*second.runs, *more.runs), None, None)
+    assert waterfall.choose_arm([low, best, other]) == (other, {1: 3.8})
     assert waterfall.choose_arm([make_result("seed=1")])[1] == {}  # not finished
 
 
