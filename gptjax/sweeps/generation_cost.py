@@ -1,7 +1,6 @@
 """What generation costs a model: bytes of its KV cache and tokens per second, which depend on its
 sizes and form, not on its weights."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,16 +23,13 @@ def cache_bytes_per_token(model: Model) -> float:
 
 def decode_speeds(models: Sequence[Model], rounds: int) -> list[float]:
     """Returns the tokens per second with which each model, with random weights in float32, decodes
-    the last tokens of one row's context greedily; the median of rounds in which every model has its
-    turn."""
+    the last tokens of one row's context greedily; the fastest of rounds in which every model has
+    its turn, since the others were slowed by other programs."""
     decoders = [_decoder(model) for model in models]
     for decode in decoders:  # compile
         decode()
-    speeds: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds):
-        for decode, samples in zip(decoders, speeds, strict=True):
-            samples.append(decode())
-    return [statistics.median(samples) for samples in speeds]
+    speeds = [[decode() for decode in decoders] for _ in range(rounds)]
+    return [max(samples) for samples in zip(*speeds, strict=True)]
 
 
 def _decoder(model: Model) -> Callable[[], float]:
