@@ -1,5 +1,5 @@
 """The families after GPT-3 at their published sizes: Llama 3 and 3.1, Gemma 2 and 3, Phi-3,
-SmolLM2, as one table with a row per model.
+gpt-oss, SmolLM2, as one table with a row per model.
 
 Marks: [paper] the model's own paper or card, [code] its released code or config.json, [chosen] our
 choice, where nothing is published. Data mixes, initial values and most optimizer settings of these
@@ -63,6 +63,8 @@ FAMILIES = {
     "phi3_mini":    Row(32, 32, 32, 3072,  96,  8_192,  32_064,   4_096, 3_300 * B,    3e-4,   1),
     "phi3_small":   Row(32, 32,  8, 4096, 128, 14_336, 100_352,   8_192, 4_800 * B,    3e-4,   1),
     "phi3_medium":  Row(40, 40, 10, 5120, 128, 17_920,  32_064,   4_096, 4_800 * B,    3e-4,   1),
+    "gpt_oss_20b":  Row(24, 64,  8, 2880,  64,  2_880, 201_088, 131_072,  2 * T,       3e-4,   1),
+    "gpt_oss_120b": Row(36, 64,  8, 2880,  64,  2_880, 201_088, 131_072,  2 * T,       1.5e-4, 1),
     "smollm2_135m": Row(30,  9,  3,  576,  64,  1_536,  49_152,   8_192,  2 * T,       3e-3,   1),
 }
 # fmt: on
@@ -189,12 +191,32 @@ def phi3(name: str, model: Model, row: Row) -> Model:
     )
 
 
+def gpt_oss(name: str, model: Model, row: Row) -> Model:
+    """gpt-oss (model card 2508.10925; code: openai/gpt-oss, gpt_oss/torch/model.py). RMSNorm with
+    eps 1e-5 before each branch; biases everywhere; layers alternate between a window of 128 and all
+    keys; a sink for each head; RoPE theta 150,000 with YaRN by 32 from a context of 4,096, its
+    range not rounded; 32 or 128 experts of a clamped SwiGLU, limit 7, of which a token passes
+    through 4 with weights that are a softmax over those [code]. d_ff is of one expert. The tokens
+    are "trillions" [paper; 2T chosen]."""
+    scaling = positions.Yarn(factor=32.0, original_context=4096, whole_indices=False)
+    expert = layer.ClampedSwiGLU(d_ff=row.d_ff, limit=7.0)
+    n_experts = 32 if name == "gpt_oss_20b" else 128
+    return dataclasses.replace(
+        model,
+        attention=(Banded(window=128), Dense()),
+        positions=(positions.Rotary(theta=150_000.0, scaling=scaling),),
+        heads=dataclasses.replace(model.heads, sinks=True),
+        mlp=layer.Experts(n_experts=n_experts, top_k=4, expert=expert),
+        biases="all",
+    )
+
+
 def smollm2(name: str, model: Model, row: Row) -> Model:
     """SmolLM2 135M (2502.02737): Llama's form with tied output and RoPE theta 100,000 [code:
     config.json]."""
     return dataclasses.replace(model, positions=(positions.Rotary(theta=1e5),), tied_output=True)
 
 
-FORMS = {"llama": llama, "gemma": gemma, "phi3": phi3, "smollm2": smollm2}
+FORMS = {"llama": llama, "gemma": gemma, "phi3": phi3, "gpt_oss": gpt_oss, "smollm2": smollm2}
 
 CONFIGS = {name: functools.partial(family, name, row) for name, row in FAMILIES.items()}

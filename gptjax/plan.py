@@ -11,7 +11,7 @@ from typing import Any
 from gptjax import cli
 from gptjax.config import count, sweep
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.schema import Attention, Config
+from gptjax.config.schema import Attention, Config, Experts
 from gptjax.configs import registry
 from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes, si, sig3
@@ -136,6 +136,9 @@ def plan_config(config: Config) -> dict[str, Any]:
         "n_ctx": model.n_ctx,
         "n_vocab": model.n_vocab,
         "params": count.parameters(model),
+        "params_active": count.active_parameters(model),
+        "n_experts": model.mlp.n_experts if isinstance(model.mlp, Experts) else None,
+        "experts_per_token": model.mlp.top_k if isinstance(model.mlp, Experts) else None,
         "params_non_embedding": count.non_embedding_parameters(model),
         "params_paper": printed_params,
         "flops_by_kind": [
@@ -206,6 +209,7 @@ def render_plan(p: dict[str, Any]) -> str:
     rows = [
         ("parameters", f"{p['params']:,}", printed),
         ("  without embeddings", f"{p['params_non_embedding']:,}", ""),
+        *([("  active for a token", f"{p['params_active']:,}", "")] if p["n_experts"] else []),
         (),
         ("FLOPs per token", "forward", "training"),
         *((_layers_label(k), si(k["forward"]), si(3 * k["forward"])) for k in p["flops_by_kind"]),
@@ -240,6 +244,8 @@ def render_plan(p: dict[str, Any]) -> str:
     is_gpt = (p["n_kv_heads"], p["d_ff"]) == (p["n_heads"], 4 * p["d_model"])
     if not is_gpt:
         shape += f"\n  {p['n_kv_heads']} key and value heads, {p['d_head']} wide, MLP {p['d_ff']:,}"
+    if p["n_experts"]:
+        shape += f",\n  {p['n_experts']} experts of which a token has {p['experts_per_token']}"
     shape += f", vocabulary {p['n_vocab']:,}"
     return "\n".join(
         [

@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from gptjax.config import parameter_shapes
 from gptjax.config.compute import REMAT_NAMES
-from gptjax.config.layer import GELU
+from gptjax.config.layer import GELU, Experts
 from gptjax.config.schema import (
     Attention,
     Banded,
@@ -43,6 +43,15 @@ def non_embedding_parameters(model: Model) -> int:
     shapes = parameter_shapes
     layers = model.n_layers * shapes.total(shapes.layer_shapes(model))
     return layers + shapes.total(shapes.final_norm(model))
+
+
+def active_parameters(model: Model) -> int:
+    """Number of parameters that one token passes through: `parameters` but for experts, of which
+    it passes through the top_k."""
+    shapes = parameter_shapes
+    layer = shapes.layer_shapes(model)
+    idle = shapes.total(layer) - shapes.total(shapes.active(model, layer))
+    return parameters(model) - model.n_layers * idle
 
 
 def padded_parameters(model: Model) -> int:
@@ -102,8 +111,8 @@ def _block_sparse_pairs(pattern: BlockSparse, n_ctx: int) -> float:
 
 def layer_flops(model: Model, pattern: Attention) -> float:
     """Forward FLOPs per token of one layer whose attention has this pattern."""
-    weights = parameter_shapes.matmul_weights(parameter_shapes.layer_shapes(model))
-    return 2 * weights + 2 * _score_flops(model, pattern)
+    shapes = parameter_shapes.active(model, parameter_shapes.layer_shapes(model))
+    return 2 * parameter_shapes.matmul_weights(shapes) + 2 * _score_flops(model, pattern)
 
 
 def _score_flops(model: Model, pattern: Attention) -> float:
@@ -140,15 +149,12 @@ def hardware_flops_per_token(config: Config) -> float:
     if compute.remat == "none":
         return train_flops_per_token(model)
     attention = parameter_shapes.attention_shapes(model)
+    mlp = parameter_shapes.active(model, parameter_shapes.mlp_shapes(model))
     # The last matmul is never recomputed.
     weights = {
         "qkv": {name: shape for name, shape in attention.items() if "/qkv/" in name},
         "mid": {name: shape for name, shape in attention.items() if "/out/" in name},
-        "up": {
-            name: shape
-            for name, shape in parameter_shapes.mlp_shapes(model).items()
-            if "/down/" not in name
-        },
+        "up": {name: shape for name, shape in mlp.items() if "/down/" not in name},
     }
     flops = {n: 2 * parameter_shapes.matmul_weights(shapes) for n, shapes in weights.items()}
 
@@ -169,9 +175,9 @@ def pf_days(model: Model, tokens: int) -> float:
 
 def paper_pf_days(model: Model, tokens: int) -> float:
     """Training compute in PF-days as in GPT-3's Table D.1: 6 x parameters x tokens, ignoring
-    attention, with parameters rounded as printed there.
+    attention, with parameters rounded as printed there; of experts, the active parameters.
     """
-    n = parameters(model)
+    n = active_parameters(model)
     return 6 * round(n, -6 if n < 10**9 else -7) * tokens / PF_DAY
 
 
@@ -233,21 +239,29 @@ def activation_bytes(
 
     Per token and layer, with a the width of dtype: a (5 d_model + q, k and v + 4 d_ff, twice with a
     gate), which for GPT is 24 a d_model (inputs of matmuls 16, of GELU 8); 2 a d_model more with
-    norms after the branches; and 12 n_heads n_ctx (scores, their exponentials and weights,
-    float32). remat "none" saves this
-    for every layer. Other policies save it only for the layer being computed, and for every layer
-    its input (a d_model) and the activations in compute.remat. Dropout adds random bits and a copy.
-    To this add 6 a d_model per token for embeddings and output, and a chunk of logits with its
-    gradient. Fitted to XLA's allocations on CPU: see tests/unit/config/count_test.py.
+    norms after the branches; 3 a d_model more for each expert of a token; and 12 n_heads n_ctx
+    (scores, their exponentials and weights, float32). remat "none" saves this for every layer.
+    Other policies save it only for the layer being computed, and for every layer its input
+    (a d_model) and the activations in compute.remat. Dropout adds random bits and a copy. To this
+    add 6 a d_model per token for embeddings and output, and a chunk of logits with its gradient.
+    Fitted to XLA's allocations on CPU: see tests/unit/config/count_test.py.
     """
     model, remat, dropout = config.model, config.compute.remat, config.model.dropout
     dtype = dtype or ("bfloat16" if config.compute.dtype == "bfloat16" else "float32")
     width = {"float32": 4, "bfloat16": 2}[dtype]
     pairs = model.n_heads * model.n_ctx if scores else 0
     widths = saved_widths(model)
+    if isinstance(model.mlp, Experts):
+        # Without a capacity each device along tensor has room for all choices of its rows.
+        copies = max(1, config.mesh.tensor) if model.mlp.capacity is None else 1
+        widths |= {
+            "up": copies * widths["up"],
+            "rows": 3 * copies * model.mlp.top_k * model.d_model,
+        }
     layer = width * (5 * model.d_model + widths["qkv"] + 4 * widths["up"]) + 12 * pairs
     if model.norm == "both":
         layer += 2 * width * model.d_model
+    layer += width * widths.get("rows", 0)
     layer += (4 + width) * (
         (2 * model.d_model if dropout.residual else 0) + (pairs if dropout.attention else 0)
     )
@@ -265,7 +279,8 @@ def activation_bytes(
 def saved_widths(model: Model) -> dict[str, int]:
     """Elements per token of each activation that compute.remat names."""
     heads = model.n_heads * model.d_head
-    branches = 1 if isinstance(model.mlp, GELU) else 2
+    branches = 1 if isinstance(model.expert, GELU) else 2
+    branches *= model.mlp.top_k if isinstance(model.mlp, Experts) else 1
     widths = {
         "attention": heads,
         "qkv": heads + 2 * model.n_kv_heads * model.d_head,

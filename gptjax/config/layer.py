@@ -1,12 +1,13 @@
 """The parts of a Transformer layer in which model families differ: norm, heads, MLP. The defaults
 are GPT's. model/layers.py computes them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, Positive, record
 
 Width = Annotated[int, Bounds(1, 2**24)]
 Heads = Annotated[int, Bounds(1, 2**16)]
+Coefficient = Annotated[float, Bounds(0, 1e30)]
 
 
 @record
@@ -92,4 +93,47 @@ class ClampedSwiGLU:
     """Bound of the two branches."""
 
 
-MLP = GELU | SwiGLU | GeGLU | ClampedSwiGLU
+DenseMLP = GELU | SwiGLU | GeGLU | ClampedSwiGLU
+
+
+@record
+class Experts:
+    """Mixture of experts: a router, linear in x, scores n_experts MLPs for each token, and the
+    outputs of the top_k with the highest scores are summed with weights (Shazeer et al. 1701.06538;
+    gpt-oss; Mixtral 2401.04088)."""
+
+    n_experts: Annotated[int, Bounds(1, 2**16)]
+    """MLPs of a layer."""
+    top_k: Annotated[int, Bounds(1, 2**16)]
+    """MLPs that a token passes through."""
+    expert: DenseMLP
+    """Form and width of one of the MLPs."""
+    weights: Literal["chosen", "all"] = "chosen"
+    """The softmax of the scores is over the top_k that are chosen, as in gpt-oss and Mixtral, or
+    over all experts, so that the weights sum to less than 1, as in Switch Transformer."""
+    capacity: Positive | None = None
+    """In training an expert takes at most capacity * top_k * n_ctx / n_experts tokens of a row, the
+    first that choose it, and adds nothing to the others (Fedus et al. 2101.03961, section 2.2);
+    evaluation and generation have no limit. None: no limit in training either (dropless)."""
+    balance_loss: Coefficient = 0.01
+    """Factor of the balancing loss, n_experts * sum over experts of (share of the choices) * (mean
+    softmax over all experts), the mean over layers (Fedus et al. 2101.03961, eq. 4): 1 if all
+    experts are chosen alike."""
+    z_loss: Coefficient = 0.0
+    """Factor of the mean squared logsumexp of the scores (Zoph et al. 2202.08906, eq. 5), which
+    keeps them small."""
+
+    def __post_init__(self):
+        if self.top_k > self.n_experts:
+            raise ValueError(
+                f"Experts.top_k={self.top_k} is more than n_experts={self.n_experts}: a token "
+                "chooses among those"
+            )
+        if self.top_k == 1 and self.weights == "chosen" and self.n_experts > 1:
+            raise ValueError(
+                "Experts.top_k=1 with weights=chosen: the softmax over one score is always 1, from "
+                "which the router learns nothing; set weights=all, as in Switch Transformer"
+            )
+
+
+MLP = GELU | SwiGLU | GeGLU | ClampedSwiGLU | Experts

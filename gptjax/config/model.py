@@ -5,7 +5,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from gptjax.config.attention import Attention, Context, Dense
-from gptjax.config.layer import GELU, MLP, AttentionHeads, LayerNorm, Norm
+from gptjax.config.layer import GELU, MLP, AttentionHeads, DenseMLP, Experts, LayerNorm, Norm
 from gptjax.config.positions import Learned, LongRope, Position, Rotary
 from gptjax.config.record import Bounds, Fraction, Positive, record
 
@@ -144,9 +144,14 @@ class Model:
         return self.heads.n_kv_heads or self.n_heads
 
     @property
+    def expert(self) -> DenseMLP:
+        """The MLP of a layer, or one of its experts."""
+        return self.mlp.expert if isinstance(self.mlp, Experts) else self.mlp
+
+    @property
     def d_ff(self) -> int:
-        """Width of the MLP: four times d_model in the GPT papers."""
-        return self.mlp.d_ff or 4 * self.d_model
+        """Width of the MLP, or of one expert: four times d_model in the GPT papers."""
+        return self.expert.d_ff or 4 * self.d_model
 
     @property
     def n_periods(self) -> int:

@@ -3,7 +3,7 @@ model/gpt.py creates, of which count.py makes its sums. A test compares the two.
 
 import math
 
-from gptjax.config.layer import GELU, LayerNorm
+from gptjax.config.layer import GELU, Experts, LayerNorm
 from gptjax.config.positions import Learned
 from gptjax.config.schema import Model
 
@@ -58,11 +58,21 @@ def attention_shapes(model: Model) -> Shapes:
 
 
 def mlp_shapes(model: Model) -> Shapes:
-    """The parameters of one layer's MLP."""
+    """The parameters of one layer's MLP, or of its router and experts."""
     d, f = model.d_model, model.d_ff
-    first = ("up",) if isinstance(model.mlp, GELU) else ("gate", "up")
-    shapes: Shapes = {f"mlp/{name}/weight_DF": (d, f) for name in (*first, "down")}
-    if model.biases == "all":
+    first = ("up",) if isinstance(model.expert, GELU) else ("gate", "up")
+    has_bias, shapes = model.biases == "all", {}
+    if isinstance(model.mlp, Experts):
+        n = model.mlp.n_experts
+        shapes |= {"mlp/router/weight_DX": (d, n)}
+        shapes |= {f"mlp/{name}/weight_EDG": (n, d, f) for name in first}
+        shapes |= {"mlp/down/weight_EGD": (n, f, d)}
+        if has_bias:
+            shapes |= {"mlp/router/bias_X": (n,), "mlp/down/bias_ED": (n, d)}
+            shapes |= {f"mlp/{name}/bias_EG": (n, f) for name in first}
+        return shapes
+    shapes |= {f"mlp/{name}/weight_DF": (d, f) for name in (*first, "down")}
+    if has_bias:
         shapes |= {f"mlp/{name}/bias_F": (f,) for name in first} | {"mlp/down/bias_D": (d,)}
     return shapes
 
@@ -87,3 +97,13 @@ def total(shapes: Shapes) -> int:
 def matmul_weights(shapes: Shapes) -> int:
     """Number of parameters of the matmuls among these, without biases and gains."""
     return total({n: shape for n, shape in shapes.items() if "/weight_" in n})
+
+
+def active(model: Model, shapes: Shapes) -> Shapes:
+    """The parameters among these that one token passes through: of experts, the top_k."""
+    if not isinstance(model.mlp, Experts):
+        return shapes
+    return {
+        n: (model.mlp.top_k, *shape[1:]) if n.rpartition("_")[2].startswith("E") else shape
+        for n, shape in shapes.items()
+    }

@@ -21,6 +21,7 @@ from gptjax.config.layer import (
     MLP,
     AttentionHeads,
     ClampedSwiGLU,
+    Experts,
     GeGLU,
     LayerNorm,
     RMSNorm,

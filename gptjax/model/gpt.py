@@ -188,30 +188,32 @@ class GPT(nn.Module):
 
         def apply(module, x_BTD, params, key):
             rngs = None if key is None else {"dropout": key}
-            return cast(
-                jax.Array,
-                module.apply(
-                    {"params": params}, x_BTD, segments_BT, train, positions_BT, rngs=rngs
-                ),
-            )
+            variables, inputs = {"params": params}, (x_BTD, segments_BT, train, positions_BT)
+            return cast(Any, module.apply(variables, *inputs, rngs=rngs, mutable="router"))
+
+        routers = []  # what the routers of experts have sown
 
         if c.n_periods:
             period = self._period(len(c.attention))
             stacked_params = self.param("periods", lambda key: _init_periods(period, key))
             if self.execution_policy.unroll:
                 for i, params in enumerate(unstack_layers(stacked_params)):
-                    x_BTD = apply(period, x_BTD, params, None if keys is None else keys[i])
+                    key = None if keys is None else keys[i]
+                    x_BTD, router = apply(period, x_BTD, params, key)
+                    routers.append(router)
             else:
                 period_keys = None if keys is None else keys[: c.n_periods]
-                x_BTD, _ = jax.lax.scan(
-                    lambda x, pk: (apply(period, x, *pk), None),
-                    x_BTD,
-                    (stacked_params, period_keys),
+                x_BTD, router = jax.lax.scan(
+                    lambda x, pk: apply(period, x, *pk), x_BTD, (stacked_params, period_keys)
                 )
+                routers.append(router)
         if c.n_remainder:
             remainder = self._period(c.n_remainder)
             params = self.param("remainder", lambda key: _init_period(remainder, key))
-            x_BTD = apply(remainder, x_BTD, params, None if keys is None else keys[-1])
+            x_BTD, router = apply(remainder, x_BTD, params, None if keys is None else keys[-1])
+            routers.append(router)
+        if not self.is_initializing():
+            self.sow("router", "layers", routers)
         return x_BTD
 
     def _period(self, n_layers: int) -> Period:

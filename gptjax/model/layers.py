@@ -16,22 +16,10 @@ from jax.ad_checkpoint import checkpoint_name
 from gptjax.config import schema
 from gptjax.model import kv_cache, rotary
 from gptjax.model.attention import dispatch, scores, tree
+from gptjax.model.experts import Experts
+from gptjax.model.linear import Linear
+from gptjax.model.mlp import MLP
 from gptjax.sharding import rules
-
-
-def gelu(x: jax.Array, form: str) -> jax.Array:
-    """The GELU, in the given form: "tanh", the approximation in the released GPT-1 and GPT-2 code;
-    "erf", exact; "sigmoid", x * sigmoid(1.702 x), as in Sparse Transformer.
-    """
-    match form:
-        case "tanh":
-            return jax.nn.gelu(x, approximate=True)
-        case "erf":
-            return jax.nn.gelu(x, approximate=False)
-        case "sigmoid":
-            return x * jax.nn.sigmoid(1.702 * x)
-        case _:
-            raise AssertionError(form)
 
 
 def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
@@ -94,55 +82,6 @@ def norm(c: schema.Model, name: str | None = None, **kwargs) -> nn.Module:
             return RMSNorm(eps, unit_offset, name=name, **kwargs)
         case _:
             assert_never(c.norm_type)
-
-
-class Linear(nn.Module):
-    """Einsum of the input with `weight_<dims>`, plus a bias over the output dimensions that the
-    input lacks, in the input's dtype.
-
-    equation: for instance "BTD,DF->BTF", or "BTF,DF->BPD" where the contracted dimension is sharded
-    over the tensor axis and the sum is reduce-scattered along the sequence. sizes: the size of each
-    letter of the weight. D comes first in every weight because fsdp shards it: the TPU compiler
-    reduce-scatters a gradient along its first dimension, but leaves it whole when the last one is
-    sharded.
-    """
-
-    equation: str
-    sizes: dict[str, int]
-    std: float
-    sharding: rules.Sharding
-    has_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x):
-        terms, out = self.equation.split("->")
-        inputs, dims = terms.split(",")
-        free_dims = "".join(c for c in out.replace("P", "T") if c not in inputs)
-        weight = self.param(
-            f"weight_{dims}", nn.initializers.normal(self.std), [self.sizes[c] for c in dims]
-        )
-        if self.has_bias:
-            bias = self.param(
-                f"bias_{free_dims}", nn.initializers.zeros, [self.sizes[c] for c in free_dims]
-            )
-        # Not einsum, which contracts N and H in alphabetical order, so that XLA on CPU transposes
-        # the weight first.
-        contract_dims = [c for c in dims if c in inputs]
-        pairs = [inputs.index(c) for c in contract_dims], [dims.index(c) for c in contract_dims]
-        y = self.sharding.matmul_gathered(
-            lambda x, w: jax.lax.dot_general(x, w, (pairs, ((), ()))),
-            x,
-            weight.astype(x.dtype),
-            dims,
-        )
-        if "P" in out:
-            # Before the bias is added, so that the unsharded sum never exists and the gradient of
-            # the bias is one over sequence shards. The product's gradient is gathered once, for
-            # both matmuls that need it.
-            y = self.sharding(self.sharding.shard_gradient(y, "BTD"), "BPD")
-        if not self.has_bias:
-            return y
-        return y + bias.astype(x.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 class QKVProjection(nn.Module):
@@ -270,40 +209,6 @@ class Attention(nn.Module):
         )(self.sharding(o_BTNH, "BTNH"))
 
 
-class MLP(nn.Module):
-    """Feed-forward layer: d_model -> d_ff -> d_model, of the form of model.mlp."""
-
-    config: schema.Model
-    out_std: float
-    sharding: rules.Sharding
-
-    @nn.compact
-    def __call__(self, x_BTD):
-        c = self.config
-        sizes = {"D": c.d_model, "F": c.d_ff}
-
-        def project(equation, std, name):
-            return Linear(equation, sizes, std, self.sharding, c.biases == "all", name=name)
-
-        def expand(name):
-            h_BTF = project("BTD,DF->BTF", c.init.weight, name)(x_BTD)
-            return checkpoint_name(self.sharding(h_BTF, "BTF"), "up")
-
-        match c.mlp:
-            case schema.GELU():
-                h_BTF = gelu(expand("up"), c.gelu)
-            case schema.SwiGLU():
-                h_BTF = jax.nn.silu(expand("gate")) * expand("up")
-            case schema.GeGLU():
-                h_BTF = gelu(expand("gate"), c.gelu) * expand("up")
-            case schema.ClampedSwiGLU(limit=limit):
-                gate_BTF, up_BTF = expand("gate"), jnp.clip(expand("up"), -limit, limit)
-                h_BTF = gelu(jnp.minimum(gate_BTF, limit), "sigmoid") * (up_BTF + 1)
-            case _:
-                assert_never(c.mlp)
-        return project("BTF,DF->BPD", self.out_std, "down")(h_BTF)
-
-
 class Block(nn.Module):
     """One Transformer layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1,
     Figure 1). both: x + norm(f(norm(x))) (Gemma 2).
@@ -325,7 +230,10 @@ class Block(nn.Module):
             else c.init.weight
         )
         attention = Attention(c, self.layer, self.kernel, out_std, self.sharding, name="attention")
-        mlp = MLP(c, out_std, self.sharding, name="mlp")
+        if isinstance(c.mlp, schema.Experts):
+            mlp = functools.partial(Experts(c, out_std, self.sharding, name="mlp"), train=train)
+        else:
+            mlp = MLP(c, out_std, self.sharding, name="mlp")
         norm_1, norm_2 = norm(c, "norm_1"), norm(c, "norm_2")
 
         def residual(x, branch):

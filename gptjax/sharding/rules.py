@@ -50,6 +50,7 @@ PRESETS = {
             "N": ("tensor",),
             "K": ("tensor",),
             "F": ("tensor",),
+            "E": ("tensor",),
             "V": ("tensor",),
         },
         activations={
@@ -58,6 +59,7 @@ PRESETS = {
             "P": ("context", "tensor"),
             "N": ("tensor",),
             "F": ("tensor",),
+            "E": ("tensor",),
             "V": ("tensor",),
         },
         vectors={"F": ("tensor",)},
@@ -309,6 +311,7 @@ CONFIG_FIELDS = {
     "D": "model.d_model",
     "N": "model.n_heads",
     "F": "the MLP's d_ff",
+    "E": "model.mlp.n_experts",
     "V": "the padded model.n_vocab",
     "T": "model.n_ctx",
 }
@@ -319,10 +322,11 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
     axes or an axis does not divide the model's sizes.
     """
     model, preset = config.model, PRESETS[config.mesh.sharding]
-    sizes = {
+    mlp = model.mlp
+    sizes = {"E": mlp.n_experts} if isinstance(mlp, schema.Experts) else {"F": model.d_ff}
+    sizes |= {
         "D": model.d_model,
         "N": model.n_heads,
-        "F": model.d_ff,
         "V": model.n_vocab_padded,
         "T": model.n_ctx,
         "P": model.n_ctx,
@@ -354,6 +358,11 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh) -> None:
         raise ValueError(
             f"mesh.tensor={n} neither divides model.heads.n_kv_heads={heads} nor is a multiple of "
             "it: choose one that does"
+        )
+    if isinstance(mlp, schema.Experts) and mlp.capacity is not None and mesh.shape["context"] > 1:
+        raise ValueError(
+            f"mesh.context={mesh.shape['context']} divides a row among devices, but the capacity "
+            "of experts counts the tokens of a row; set model.mlp.capacity=None or mesh.context=1"
         )
     for pattern in model.attention:
         match pattern:

@@ -6,8 +6,9 @@ the sharding tables use the same letters.
     B batch        T time of queries    S time of keys     D d_model
     N heads        H d_head             Q query, key, value (size 3)
     F d_ff         V vocabulary         L layers (or periods of layers, stacked)
-    M microbatch   C choices            R rank             1 broadcast, or not sharded
+    M microbatch   C choices            R rank, or rows    1 broadcast, or not sharded
     K key and value heads, if fewer than N
+    E experts      X experts, as a router scores them: not sharded     G hidden units of an expert
     P T in the residual stream, which is sharded along its sequence where attention and MLP are
       sharded along heads and hidden units
 

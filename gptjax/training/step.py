@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.config import count, schema
-from gptjax.model import gpt
+from gptjax.model import experts, gpt
 from gptjax.model.attention import context_parallel, dispatch
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, schedule
@@ -21,13 +21,14 @@ NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
 
 class GradientAccumulation(flax.struct.PyTreeNode):
-    """Sums over microbatches: gradients of their mean losses, losses, squared gradient norms, and
-    the number of microbatches."""
+    """Sums over microbatches: gradients of their mean losses, losses, squared gradient norms, the
+    number of microbatches, and statistics of the routers of experts."""
 
     gradients: Any
     loss: jax.Array
     squared_norm: jax.Array
     count: jax.Array
+    router: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,10 @@ class TrainStep:
         """Returns the sum over tokens of weight * negative log-likelihood (nats). tokens_BT: rows
         of n_ctx + 1 ids, whose inputs are all but the last and whose targets all but the first;
         weights_BT: (B, n_ctx)."""
+        return self._nll(params, tokens_BT, weights_BT, dropout_key)[0]
+
+    def _nll(self, params, tokens_BT, weights_BT, dropout_key):
+        """Returns (`nll`, the statistics of the routers of experts)."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         segments_BT = positions_BT = None
         if self.config.data.separates_documents:
@@ -52,15 +57,16 @@ class TrainStep:
             if self.config.data.document_attention == "restart":
                 positions_BT = gpt.segment_positions(segments_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        x_BTD = self.model.apply(
+        x_BTD, router = self.model.apply(
             {"params": params},
             inputs_BT,
             segments_BT,
             train=dropout_key is not None,
             positions_BT=positions_BT,
             rngs=rngs,
+            mutable="router",
         )
-        return loss.cross_entropy(
+        nll = loss.cross_entropy(
             x_BTD,
             gpt.output_table(params),
             targets_BT,
@@ -69,17 +75,23 @@ class TrainStep:
             self.model.sharding,
             self.config.model.logits_softcap,
         )
+        return nll, experts.mean_statistics(router)
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """Returns the mean loss of a microbatch (nats per token), of which the gradient is
-        taken."""
+        """Returns (the loss of which the gradient is taken, (the mean cross-entropy of a microbatch
+        in nats per token, the statistics of the routers)); the two losses differ by what the
+        routers add."""
         B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
-        return self.nll(params, tokens_BT, jnp.full((B, T), 1 / (B * T), jnp.float32), dropout_key)
+        weights_BT = jnp.full((B, T), 1 / (B * T), jnp.float32)
+        mean_loss, router = self._nll(params, tokens_BT, weights_BT, dropout_key)
+        return mean_loss + experts.loss(self.config.model.mlp, router), (mean_loss, router)
 
     def init_accumulator(self, params) -> GradientAccumulation:
         """Returns the sums over zero microbatches."""
         zeros = self.model.sharding.shard_like_params(jax.tree.map(jnp.zeros_like, params))
-        return GradientAccumulation(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0))
+        names = experts.statistics_names(self.config.model.mlp)
+        router = {name: jnp.float32(0) for name in names}
+        return GradientAccumulation(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0), router)
 
     def accumulate(
         self, params, step, accumulator: GradientAccumulation, tokens_BT
@@ -89,10 +101,8 @@ class TrainStep:
         key = jax.random.fold_in(
             jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count
         )
-        has_dropout = self.config.model.dropout != schema.Dropout() or self.config.task is not None
-        loss_value, gradients = jax.value_and_grad(self.loss_fn)(
-            params, tokens_BT, key if has_dropout else None
-        )
+        grad_fn = jax.value_and_grad(self.loss_fn, has_aux=True)
+        (_, (loss_value, router)), gradients = grad_fn(params, tokens_BT, key)
         gradients = self.model.sharding.shard_like_params(gradients)
         squared_norm = optax.tree.norm(gradients, squared=True)
         return GradientAccumulation(
@@ -100,6 +110,7 @@ class TrainStep:
             accumulator.loss + loss_value,
             accumulator.squared_norm + squared_norm,
             accumulator.count + 1,
+            {name: accumulator.router[name] + value for name, value in router.items()},
         )
 
     def update(
@@ -147,7 +158,7 @@ class TrainStep:
             "lr": lr,
             "grad_norm": norm,
             "noise_scale": new_state.noise_tr / new_state.noise_g2,
-        }
+        } | {name: total / n for name, total in accumulator.router.items()}
         new_state = self.model.sharding.shard_like_params(
             new_state
         )  # as it came in, or the next step would compile again

@@ -11,7 +11,14 @@ from gptjax.config import schema
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic
 from gptjax.sharding import trees
-from gptjax.weights import hf_config, hf_families, name_maps, safetensors, tokenizer_files
+from gptjax.weights import (
+    hf_config,
+    hf_families,
+    name_maps,
+    safetensors,
+    split_tensors,
+    tokenizer_files,
+)
 
 QKV_BIAS = "attention/qkv/bias_QNH"
 
@@ -67,9 +74,7 @@ def save(
         return target.prefix + slot.name, slot.shape(sizes), make
 
     tensors = [lazy_tensor(*numbered) for numbered in enumerate(slots)]
-    if target.model_type == "phi3":
-        tensors = name_maps.join_tensors(tensors)
-    safetensors.save(folder, tensors, file_bytes)
+    safetensors.save(folder, split_tensors.join(target.model_type, tensors), file_bytes)
     end = tokenizer.end_of_text
     start = None if end is None else tokenizer.start_of_text  # else a newline, which is text
     ends = {"bos_token_id": start, "eos_token_id": end}

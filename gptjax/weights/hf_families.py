@@ -1,5 +1,5 @@
 """Converts between Model and the config.json of Hugging Face's families after GPT-3: Llama,
-Mistral, Qwen, Gemma, Phi-3.
+Mistral, Qwen, Gemma, Phi-3, gpt-oss.
 
 A setting that is not known here is refused by name: it may change what the model computes. Files of
 transformers 5 (rope_parameters, layer_types) and older ones (rope_theta, rope_scaling) are read.
@@ -56,13 +56,14 @@ def _model(family: Family, settings: hf_settings.Settings) -> schema.Model:
             query_scalar=query_scalar,
             softcap=softcap,
             qk_norm=family.qk_norm,
+            sinks=family.has_sinks,
         ),
         "biases": family.biases,
         "tied_output": settings.get("tie_word_embeddings", bool, False),
         "embedding_scale": d_model**0.5 if family.scales_embedding else 1.0,
         "logits_softcap": logits_softcap,
     }
-    model["mlp"], model["gelu"] = _mlp(settings)
+    model["mlp"], model["gelu"] = _experts(settings) if family.has_experts else _mlp(settings)
     settings.check_all_read()
     return schema.Model(**model)
 
@@ -82,6 +83,35 @@ def _mlp(settings: hf_settings.Settings) -> tuple[schema.MLP, str]:
         f"{settings.where}: the activation is {parse.quote(name)}; gptjax has silu, "
         "gelu_pytorch_tanh, gelu"
     )
+
+
+def _experts(settings: hf_settings.Settings) -> tuple[schema.MLP, str]:
+    """The experts of gpt-oss."""
+    for name, kind, known in (
+        ("hidden_act", str, "silu"),
+        ("swiglu_alpha", float, 1.702),
+        ("attention_bias", bool, True),
+    ):
+        if (value := settings.get(name, kind, known)) != known:
+            raise ValueError(
+                f"{settings.where}: {name} is {value!r}; gptjax has {known!r} for gpt_oss"
+            )
+    quantization = settings.get_optional("quantization_config", dict) or {}
+    if quantization and quantization.get("quant_method") != "mxfp4":
+        raise ValueError(
+            f"{settings.where}: quantization_config has quant_method "
+            f"{parse.quote(quantization.get('quant_method'))}; gptjax reads mxfp4"
+        )
+    expert = schema.ClampedSwiGLU(
+        d_ff=settings.get("intermediate_size", int), limit=settings.get("swiglu_limit", float)
+    )
+    top_k = settings.get("num_experts_per_tok", int)
+    if settings.get("experts_per_token", int, top_k) != top_k:
+        raise ValueError(
+            f"{settings.where}: experts_per_token is not num_experts_per_tok: correct one of them"
+        )
+    n_experts = settings.get("num_local_experts", int)
+    return schema.Experts(n_experts=n_experts, top_k=top_k, expert=expert), "tanh"
 
 
 def _layer_patterns(
@@ -139,11 +169,14 @@ def _positions(
 ) -> tuple[schema.Position, ...]:
     """The rotary positions of a period whose layers are of these kinds."""
     thetas = {"full_attention": 1e6 if family.rope_by_kind else 1e4, "sliding_attention": 1e4}
+    if "rope_theta" in family.rope:
+        thetas = dict.fromkeys(thetas, family.rope["rope_theta"])
     parameters: dict[str, Any] | None = settings.get_optional("rope_parameters", dict)
     original = settings.get_optional("original_max_position_embeddings", int)
     if parameters is None:  # before transformers 5
         theta = settings.get("rope_theta", float, thetas["full_attention"])
-        full = {"rope_theta": theta} | (settings.get_optional("rope_scaling", dict) or {})
+        scaling = settings.get_optional("rope_scaling", dict) or family.rope
+        full = scaling | {"rope_theta": theta}
         sliding = full
         if family.rope_by_kind:
             sliding = {"rope_theta": settings.get("rope_local_base_freq", float, 10_000.0)}
@@ -226,7 +259,12 @@ def _numbers(settings: hf_settings.Settings, name: str) -> tuple[float, ...]:
 def to_hf(model: schema.Model) -> tuple[Family, dict[str, Any]] | None:
     """Returns the family that computes the same function as `model`, and its config.json; None if
     none of them does. The settings are read back and compared, so that nothing is lost."""
-    of_weights = dataclasses.replace(model, init=schema.Init(), dropout=schema.Dropout())
+    mlp = model.mlp
+    if isinstance(mlp, schema.Experts):  # what acts in training alone
+        mlp = schema.Experts(
+            n_experts=mlp.n_experts, top_k=mlp.top_k, expert=mlp.expert, weights=mlp.weights
+        )
+    of_weights = dataclasses.replace(model, init=schema.Init(), dropout=schema.Dropout(), mlp=mlp)
     for family in FAMILIES.values():
         settings = _settings(family, model)
         try:
@@ -262,6 +300,13 @@ def _settings(family: Family, model: schema.Model) -> dict[str, Any] | None:
     match model.mlp, model.gelu:
         case schema.SwiGLU(), "tanh":
             settings[activation] = "silu"
+        case schema.Experts(expert=schema.ClampedSwiGLU(limit=limit)) as mlp, "tanh":
+            settings |= {
+                "attention_bias": True,
+                "num_local_experts": mlp.n_experts,
+                "num_experts_per_tok": mlp.top_k,
+                "swiglu_limit": limit,
+            }
         case schema.GeGLU(), "tanh":
             settings[activation] = "gelu_pytorch_tanh"
         case schema.GeGLU(), "erf":

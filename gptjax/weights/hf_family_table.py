@@ -20,9 +20,12 @@ class Family:
     scales_embedding: bool = False
     windows: str = "none"  # "all": of all layers alike; "types": of those that layer_types says
     has_softcaps: bool = False  # and query_pre_attn_scalar
+    has_sinks: bool = False
+    has_experts: bool = False
     long_rope: bool = False
     rope_by_kind: bool = False  # rope_parameters of each kind of layer
     global_every: int | None = None  # of files without layer_types: each so many-th layer is global
+    rope: dict[str, Any] = dataclasses.field(default_factory=dict)  # of files without
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -84,6 +87,32 @@ FAMILIES = {
             windows="all",
             long_rope=True,
             defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+        ),
+        Family(
+            "gpt_oss",
+            "GptOssForCausalLM",
+            "gpt_oss_20b",
+            biases="all",
+            windows="types",
+            global_every=2,
+            has_sinks=True,
+            has_experts=True,
+            rope={
+                "rope_type": "yarn",
+                "rope_theta": 150_000.0,
+                "factor": 32.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
+            defaults={
+                "attention_bias": True,
+                "head_dim": 64,
+                "num_experts_per_tok": 4,
+                "rms_norm_eps": 1e-5,
+                "sliding_window": 128,
+                "swiglu_alpha": 1.702,
+                "swiglu_limit": 7.0,
+            },
         ),
     )
 }

@@ -8,9 +8,9 @@ from gptjax.config import parse
 IGNORED = set(
     "_attn_implementation_autoset _name_or_path _sliding_window_pattern architectures "
     "attention_dropout auto_map bos_token_id cache_implementation dtype embd_pdrop eos_token_id "
-    "gptjax_tokenizer initializer_range is_llama_config max_window_layers model_type pad_token_id "
-    "pretraining_tp resid_pdrop torch_dtype transformers.js_config transformers_version "
-    "unsloth_fixed use_cache".split()
+    "gptjax_tokenizer initial_context_length initializer_range is_llama_config max_window_layers "
+    "model_type output_router_logits pad_token_id pretraining_tp resid_pdrop router_aux_loss_coef "
+    "torch_dtype transformers.js_config transformers_version unsloth_fixed use_cache".split()
 )
 # Settings of which one value is known.
 CONSTANTS = {

@@ -29,6 +29,7 @@ from gptjax.weights import (
     name_maps,
     openai,
     safetensors,
+    split_tensors,
     tokenizer_files,
 )
 
@@ -295,7 +296,7 @@ def _load_hugging_face(
             f"{file} is missing: it says which architecture the weights are of; fetch it with them"
         )
     settings = parse.read_json(file)
-    stored, split = safetensors.SafetensorsReader(path), None
+    stored = safetensors.SafetensorsReader(path)
     kind = parse.member(settings, "model_type", str, str(file))
     if kind not in hf_config.ARCHITECTURES and kind not in hf_families.FAMILIES:
         known = ", ".join([*hf_config.ARCHITECTURES, *hf_families.FAMILIES])
@@ -303,8 +304,6 @@ def _load_hugging_face(
     if kind in hf_families.FAMILIES:
         architecture, model = hf_families.from_hf(settings, str(file))
         layout = name_maps.family_layout(model)
-        if architecture.model_type == "phi3":
-            split = name_maps.SplitTensors(stored, model)
     else:
         architecture, model = hf_config.from_hf(settings, str(file))
         layout = architecture.layout
@@ -322,7 +321,7 @@ def _load_hugging_face(
     if model.tied_output:
         _drop_tied_output(stored, name_maps.token_table_name(layout))
     return FolderWeights(
-        stored if split is None else split,
+        split_tensors.split(kind, stored, model),
         f"Hugging Face {architecture.model_type}",
         layout,
         infer_config.with_tokenizer(config, _containing_folder(path), assignments),

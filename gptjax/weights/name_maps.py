@@ -10,7 +10,7 @@ side.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,9 @@ OPENAI_GPT2 = Layout(
 
 
 def family_layout(model: schema.Model) -> Layout:
-    """The layout of Hugging Face's Llama, Mistral, Qwen, Gemma and Phi-3, for what this model has
-    of it. (Phi-3's joined tensors are split by `SplitTensors` first.)"""
+    """The layout of Hugging Face's Llama, Mistral, Qwen, Gemma, Phi-3 and gpt-oss, for what this
+    model has of it. (The joined tensors of the last two are split first: `SplitTensors`,
+    `expert_tensors.SplitExperts`.)"""
     layer = "model.layers.{}."
     leaves = {"token_VD": "model.embed_tokens.weight V,D", "norm/gain_D": "model.norm.weight D"}
     if not model.tied_output:
@@ -124,87 +125,28 @@ def family_layout(model: schema.Model) -> Layout:
     if model.heads.qk_norm:
         block |= {f"attention/norm_{x}/gain_H": f"{attention}{x}_norm.weight H" for x in "qk"}
     block["attention/out/weight_DNH"] = f"{attention}o_proj.weight D,NH"
+    if model.biases == "all":
+        block["attention/out/bias_D"] = f"{attention}o_proj.bias D"
+    if model.heads.sinks:
+        block["attention/sink_N"] = f"{attention}sinks N"
+    if isinstance(model.mlp, schema.Experts):
+        experts = f"{layer}mlp.experts."
+        block |= {
+            "mlp/router/weight_DX": f"{layer}mlp.router.weight X,D",
+            "mlp/router/bias_X": f"{layer}mlp.router.bias X",
+            "mlp/down/weight_EGD": f"{experts}down_proj E,G,D",
+            "mlp/down/bias_ED": f"{experts}down_proj_bias E,D",
+        }
+        for name in ("gate", "up"):
+            block[f"mlp/{name}/weight_EDG"] = f"{experts}{name}_proj E,D,G"
+            block[f"mlp/{name}/bias_EG"] = f"{experts}{name}_proj_bias E,G"
+        return Layout(leaves, block)
     block |= {
         "mlp/gate/weight_DF": f"{layer}mlp.gate_proj.weight F,D",
         "mlp/up/weight_DF": f"{layer}mlp.up_proj.weight F,D",
         "mlp/down/weight_DF": f"{layer}mlp.down_proj.weight D,F",
     }
     return Layout(leaves, block)
-
-
-# Phi-3: a stored tensor -> those that it joins along its first dimension, in this order.
-PHI3_PARTS = {
-    "self_attn.qkv_proj.weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "mlp.gate_up_proj.weight": ("mlp.gate_proj", "mlp.up_proj"),
-}
-
-
-class SplitTensors:
-    """Tensors of Phi-3 as if its joined tensors were stored as the parts that Llama has."""
-
-    def __init__(self, tensors: Tensors, model: schema.Model):
-        self.path, self._tensors = tensors.path, tensors
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, tuple[str, int]] = {}  # name -> the stored tensor, its first row
-        rows = {
-            "q_proj": model.n_heads * model.d_head,
-            "k_proj": model.n_kv_heads * model.d_head,
-            "v_proj": model.n_kv_heads * model.d_head,
-            "gate_proj": model.d_ff,
-            "up_proj": model.d_ff,
-        }
-        for name, shape in tensors.shapes.items():
-            layer, parts = name, None
-            for joined, names in PHI3_PARTS.items():
-                if name.endswith(joined):
-                    layer, parts = name.removesuffix(joined), names
-            if parts is None:
-                self.shapes[name] = shape
-                continue
-            sizes = [rows[part.rpartition(".")[2]] for part in parts]
-            if shape[0] != sum(sizes):
-                raise ValueError(
-                    f"{self.path}: the tensor {name} has {shape[0]} rows, expected {sum(sizes)}"
-                )
-            first = 0
-            for part, size in zip(parts, sizes, strict=True):
-                full = f"{layer}{part}.weight"
-                self.shapes[full], self._parts[full] = (size, *shape[1:]), (name, first)
-                first += size
-
-    def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-        """As Tensors.read."""
-        if name not in self._parts:
-            return self._tensors.read(name, part)
-        stored, first = self._parts[name]
-        rows = part[0]
-        return self._tensors.read(stored, (slice(first + rows.start, first + rows.stop), *part[1:]))
-
-
-LazyTensor = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape, how it is made
-
-
-def join_tensors(tensors: list[LazyTensor]) -> list[LazyTensor]:
-    """Inverse of `SplitTensors`: Phi-3's joined tensors in place of their parts."""
-    by_name = {name: (shape, make) for name, shape, make in tensors}
-    joined: list[LazyTensor] = []
-    for name, shape, make in tensors:
-        whole = next(
-            (whole for whole, parts in PHI3_PARTS.items() if f"{parts[0]}.weight" in name), None
-        )
-        if whole is None:
-            if not any(f"{p}.weight" in name for parts in PHI3_PARTS.values() for p in parts):
-                joined.append((name, shape, make))
-            continue
-        layer = name.removesuffix(f"{PHI3_PARTS[whole][0]}.weight")
-        parts = [by_name[f"{layer}{part}.weight"] for part in PHI3_PARTS[whole]]
-        rows = sum(part_shape[0] for part_shape, _ in parts)
-
-        def make_whole(parts=parts):
-            return np.concatenate([make_part() for _, make_part in parts])
-
-        joined.append((f"{layer}{whole}", (rows, *shape[1:]), make_whole))
-    return joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +174,9 @@ def token_table_name(layout: Layout) -> str:
 def letter_sizes(model: schema.Model) -> dict[str, int]:
     """Size of each dimension letter for this model."""
     widths = {"D": model.d_model, "N": model.n_heads, "H": model.d_head, "F": model.d_ff}
-    widths["K"] = model.n_kv_heads
+    widths |= {"K": model.n_kv_heads, "G": model.d_ff}
+    if isinstance(model.mlp, schema.Experts):
+        widths |= dict.fromkeys("EX", model.mlp.n_experts)
     return widths | {"V": model.n_vocab, "T": model.n_ctx, "Q": 3, "1": 1}
 
 

@@ -13,6 +13,7 @@ from gptjax.runtime import atomic
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+MXFP4_SUFFIXES = "_blocks", "_scales"  # of names of tensors of bytes, of gpt-oss
 MAX_FILE_BYTES = 2 << 30  # of a written file; this much is in memory twice
 # File names that an index may contain: names, not paths.
 FILE_NAME_PATTERN = re.compile(r"[^/\\\x00-\x1f]+\.safetensors")
@@ -63,7 +64,8 @@ class SafetensorsReader:
                         f"and {file.name}; keep one"
                     )
                 tensor = handle.get_slice(full)
-                if tensor.get_dtype() not in FLOAT_BYTES:
+                is_mxfp4 = tensor.get_dtype() == "U8" and name.endswith(MXFP4_SUFFIXES)
+                if tensor.get_dtype() not in FLOAT_BYTES and not is_mxfp4:
                     raise ValueError(
                         f"{path}: the tensor {full} is of type {tensor.get_dtype()}; allowed are "
                         f"{', '.join(FLOAT_BYTES)}"

@@ -1,6 +1,6 @@
-"""Llama, Mistral, Qwen, Gemma and Phi-3 with random weights compute what transformers computes: in
-whole rows, in 64 positions of cached decoding, and as a tree; long enough that a wrong rotation or
-a wrong window shows."""
+"""Llama, Mistral, Qwen, Gemma, Phi-3 and gpt-oss with random weights compute what transformers
+computes: in whole rows, in 64 positions of cached decoding, and as a tree; long enough that a
+wrong rotation or a wrong window shows."""
 
 import dataclasses
 import functools
@@ -94,6 +94,19 @@ CASES = {
         "Phi3",
         {"original_max_position_embeddings": 64, "rope_parameters": LONG},
     ),
+    "gpt-oss": (
+        "GptOss",
+        {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "head_dim": 16,
+            "sliding_window": 20,
+            "swiglu_limit": 0.5,  # low enough to act
+            "rope_parameters": rope(
+                "yarn", 1.5e5, factor=4.0, original_max_position_embeddings=64, truncate=False
+            ),
+        },
+    ),
 }
 TOKENS_BT = np.random.default_rng(0).integers(0, 257, (2, 128))
 
@@ -174,7 +187,7 @@ class BytesWithStart(build.ByteTokenizer):
     start_of_text = 7
 
 
-EXPORTED = ["llama 3.1", "qwen2", "gemma2", "gemma3", "phi3 past its original context"]
+EXPORTED = ["llama 3.1", "qwen2", "gemma2", "gemma3", "phi3 past its original context", "gpt-oss"]
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gptjax.config import schema
 from gptjax.config.classification import ClassificationTask
-from gptjax.model import gpt, layers
+from gptjax.model import experts, gpt, layers
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, step
 from gptjax.training.classification import transformations
@@ -82,19 +82,21 @@ class ClassificationStep(step.TrainStep):
 
     def scores(self, params, rows_BT, dropout_key=None):
         """(scores (B, classes), labels (B,) in classes, below 0 where unknown, states (B * C, T,
-        D)) of rows of EncodedExamples."""
+        D), the statistics of the routers of experts) of rows of EncodedExamples."""
         labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
+        variables, is_train = {"params": params}, dropout_key is not None
         outputs: Any = self.model.apply(
-            {"params": params}, tokens_BCT, extract_BC, dropout_key is not None, rngs=rngs
+            variables, tokens_BCT, extract_BC, is_train, rngs=rngs, mutable="router"
         )
-        y_BC, x_MTD = outputs
-        return y_BC, labels_B.astype(jnp.float32) / transformations.LABEL_SCALE, x_MTD
+        (y_BC, x_MTD), sown = outputs
+        labels_B = labels_B.astype(jnp.float32) / transformations.LABEL_SCALE
+        return y_BC, labels_B, x_MTD, experts.mean_statistics(sown)
 
     def scores_and_losses(self, params, rows_BT):
         """(scores (B, classes), the classifier's losses (B,), 0 where the label is unknown): for
         evaluation, so without dropout."""
-        y_BC, labels_B, _ = self.scores(params, rows_BT)
+        y_BC, labels_B, *_ = self.scores(params, rows_BT)
         return y_BC, task_loss(y_BC, labels_B)
 
     def split_rows(self, rows_BT):
@@ -104,14 +106,19 @@ class ClassificationStep(step.TrainStep):
         )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """L3 of equation 5, of rows of EncodedExamples: the classifier's cross-entropy plus
+        """Returns (the loss of which the gradient is taken, (L3 of equation 5, the statistics of
+        the routers)), of rows of EncodedExamples. L3 is the classifier's cross-entropy plus
         lm_weight times the language model's, the latter a mean over the tokens of each sequence
         first (released train.py). Nats, averaged over examples."""
         assert self.config.task is not None
-        y_BC, labels_B, x_MTD = self.scores(params, tokens_BT, dropout_key)
-        total, lm_weight = jnp.mean(task_loss(y_BC, labels_B)), self.config.task.lm_weight
-        if lm_weight == 0:
-            return total
+        y_BC, labels_B, x_MTD, router = self.scores(params, tokens_BT, dropout_key)
+        total = jnp.mean(task_loss(y_BC, labels_B))
+        if self.config.task.lm_weight:
+            total += self.config.task.lm_weight * self._language_loss(params, tokens_BT, x_MTD)
+        return total + experts.loss(self.config.model.mlp, router), (total, router)
+
+    def _language_loss(self, params, tokens_BT, x_MTD):
+        """The language model's cross-entropy on rows of EncodedExamples. x_MTD: its states."""
         _, extract_BC, tokens_BCT = self.split_rows(tokens_BT)
         M, T, _ = x_MTD.shape
         # Each token but the first is predicted, up to the extract token. The last column has no
@@ -122,7 +129,7 @@ class ClassificationStep(step.TrainStep):
         )
         targets_MT = jnp.roll(tokens_BCT.reshape(M, T), -1, axis=1)
         model, table_VD = self.config.model, gpt.output_table(params["gpt"])
-        return total + lm_weight * loss.cross_entropy(
+        return loss.cross_entropy(
             x_MTD,
             table_VD,
             targets_MT,

@@ -26,6 +26,8 @@ PUBLISHED = {  # sums of the released shapes
     "gemma3_27b": 27_009_002_240,
     "phi3_mini": 3_821_079_552,
     "phi3_medium": 13_960_238_080,
+    "gpt_oss_20b": 20_914_757_184,
+    "gpt_oss_120b": 116_829_156_672,
     "smollm2_135m": 134_515_008,
 }
 POLICY = gpt.ExecutionPolicy(jnp.bfloat16, None, "reference", False)
@@ -34,6 +36,22 @@ POLICY = gpt.ExecutionPolicy(jnp.bfloat16, None, "reference", False)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_of_the_published_models(name):
     assert count.parameters(registry.config(name).model) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name, billions", [("gpt_oss_20b", 3.61), ("gpt_oss_120b", 5.13)])
+def test_active_parameters_are_those_of_the_model_card(name, billions):
+    model = registry.config(name).model
+    table = model.n_vocab * model.d_model  # of tokens, which the card does not count
+    assert round((count.active_parameters(model) - table) / 1e9, 2) == billions
+
+
+def test_a_token_costs_the_flops_of_its_experts():
+    def flops(**changes):
+        sizes = {"n_experts": 8, "top_k": 2, "expert": schema.SwiGLU(d_ff=10)} | changes
+        return count.forward_flops_per_token(tiny.config(mlp=schema.Experts(**sizes)).model)
+
+    assert flops(top_k=3) - flops() == 4 * 2 * 3 * 16 * 10  # layers, twice, matrices, sizes
+    assert flops(n_experts=9) - flops() == 4 * 2 * 16  # the router
 
 
 def test_phi3_small_has_7_billion():
@@ -74,6 +92,8 @@ def test_the_shape_tree_is_what_the_model_creates(name):
     {"heads": schema.AttentionHeads(n_kv_heads=2, d_head=6, qk_norm=True, sinks=True)},
     {"mlp": schema.ClampedSwiGLU(d_ff=24, limit=7.0), "tied_output": False},
     {"attention": (schema.Dense(),) * 7},
+    {"mlp": schema.Experts(n_experts=4, top_k=2, expert=schema.GELU(d_ff=8))},
+    {"mlp": schema.Experts(n_experts=4, top_k=2, expert=schema.GeGLU(d_ff=8)), "biases": "none"},
 ], ids=str)  # fmt: skip
 def test_the_shape_tree_of_other_forms(changes):
     model = tiny.config(**changes).model

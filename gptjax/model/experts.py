@@ -1,0 +1,203 @@
+"""Mixture of experts: the router of a layer, and MLPs that each compute the tokens that chose them.
+
+Over the tensor axis the devices have different experts, where they would else have different hidden
+units: each computes its experts for all tokens, and the sum leaves along the sequence, as that of a
+dense MLP does.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jax.ad_checkpoint import checkpoint_name
+
+from gptjax.config import schema
+from gptjax.model.grouped_matmul import grouped_matmul
+from gptjax.model.linear import Linear
+from gptjax.model.mlp import hidden_units
+from gptjax.sharding import rules
+from gptjax.sharding.shapes import shaped
+
+
+@shaped
+def choose(c: schema.Experts, scores_BTX: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (float32 (B, T, C), int32 (B, T, C)): the weights and the numbers of the top_k
+    experts of each token, in falling order. Of equal scores the first is chosen."""
+    top_BTC, experts_BTC = jax.lax.top_k(scores_BTX, c.top_k)
+    if c.weights == "chosen":
+        return jax.nn.softmax(top_BTC), experts_BTC
+    return jnp.exp(top_BTC - jax.nn.logsumexp(scores_BTX, axis=-1, keepdims=True)), experts_BTC
+
+
+@shaped
+def statistics(
+    c: schema.Experts, scores_BTX: jax.Array, experts_BTC: jax.Array
+) -> dict[str, jax.Array]:
+    """What a router's choices are measured by: router_balance and router_z, the losses of
+    `schema.Experts` without their factors; router_max_load, the tokens of the expert that is chosen
+    most, as a multiple of the mean."""
+    chosen_BTX = jax.nn.one_hot(experts_BTC, c.n_experts).sum(2)
+    load_X = chosen_BTX.mean((0, 1)) * (c.n_experts / c.top_k)
+    return {
+        "router_balance": jnp.sum(load_X * jax.nn.softmax(scores_BTX).mean((0, 1))),
+        "router_z": jnp.square(jax.nn.logsumexp(scores_BTX, axis=-1)).mean(),
+        "router_max_load": load_X.max(),
+    }
+
+
+def statistics_names(mlp: schema.MLP) -> list[str]:
+    """Names of what the routers of a model are measured by in training; none without experts."""
+    if not isinstance(mlp, schema.Experts):
+        return []
+    names = ["router_balance", "router_z", "router_max_load"]
+    return names if mlp.capacity is None else [*names, "router_dropped"]
+
+
+def mean_statistics(layers: Any) -> dict[str, jax.Array]:
+    """The statistics of all layers, whose leaves may be stacked: means, and the largest load."""
+    values: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(layers):
+        name = next(key.key for key in reversed(path) if hasattr(key, "key"))
+        values.setdefault(name, []).append(leaf.ravel())
+    joined = {name: jnp.concatenate(leaves) for name, leaves in values.items()}
+    return {
+        name: jnp.max(x) if name == "router_max_load" else jnp.mean(x) for name, x in joined.items()
+    }
+
+
+def loss(mlp: schema.MLP, stats: dict[str, jax.Array]) -> jax.Array | float:
+    """What the routers add to the training loss. stats: `mean_statistics`."""
+    if not isinstance(mlp, schema.Experts):
+        return 0.0
+    return mlp.balance_loss * stats["router_balance"] + mlp.z_loss * stats["router_z"]
+
+
+@shaped
+def places_in_rows(experts_BTC: jax.Array, n_experts: int) -> jax.Array:
+    """int32 (B, T, C): how many earlier choices of the row are of the same expert."""
+    B, T, C = experts_BTC.shape
+    chosen_BRX = jax.nn.one_hot(experts_BTC.reshape(B, T * C), n_experts, dtype=jnp.int32)
+    before_BRX = jnp.cumsum(chosen_BRX, axis=1) - chosen_BRX
+    return jnp.sum(before_BRX * chosen_BRX, axis=2).reshape(B, T, C)
+
+
+class ExpertWeights(nn.Module):
+    """A weight for each expert and, if has_bias, a bias, else None."""
+
+    dims: str
+    sizes: dict[str, int]
+    std: float
+    has_bias: bool
+
+    @nn.compact
+    def __call__(self):
+        shape = [self.sizes[c] for c in self.dims]
+        weight = self.param(f"weight_{self.dims}", initializers.normal(self.std), shape)
+        if not self.has_bias:
+            return weight, None
+        dims = self.dims[0] + self.dims[2]
+        zeros = initializers.zeros
+        return weight, self.param(f"bias_{dims}", zeros, [self.sizes[c] for c in dims])
+
+
+class Experts(nn.Module):
+    """The experts of a layer and their router, in place of its MLP. It sows `statistics`, and with
+    a capacity router_dropped, the share of choices beyond it, in the collection "router".
+
+    Scores, softmax and losses are float32. Which tokens an expert with a capacity takes depends on
+    no later token and on no other row.
+    """
+
+    config: schema.Model
+    out_std: float
+    sharding: rules.Sharding
+
+    @nn.compact
+    def __call__(self, x_BTD, train):
+        m, c = self.config, self.config.mlp
+        assert isinstance(c, schema.Experts)
+        has_bias, std = m.biases == "all", m.init.weight
+        sizes = {"D": m.d_model, "X": c.n_experts, "E": c.n_experts, "G": m.d_ff}
+        router = Linear("BTD,DX->BTX", sizes, std, self.sharding, has_bias, name="router")
+        scores_BTX = router(x_BTD.astype(jnp.float32))
+        weights_BTC, experts_BTC = choose(c, scores_BTX)
+        stats, limit = statistics(c, scores_BTX, experts_BTC), None
+        if train and c.capacity is not None:
+            limit = math.ceil(c.capacity * c.top_k * x_BTD.shape[1] / c.n_experts)
+            has_place_BTC = places_in_rows(experts_BTC, c.n_experts) < limit
+            experts_BTC = jnp.where(has_place_BTC, experts_BTC, c.n_experts)  # nobody's
+            stats["router_dropped"] = 1 - has_place_BTC.astype(jnp.float32).mean()
+        self.sow("router", "layer", stats)
+        first = ("up",) if isinstance(c.expert, schema.GELU) else ("gate", "up")
+        params = {name: ExpertWeights("EDG", sizes, std, has_bias, name=name)() for name in first}
+        params["down"] = ExpertWeights("EGD", sizes, self.out_std, has_bias, name="down")()
+        compute = functools.partial(apply_experts, m, limit, self.sharding)
+        in_specs = (
+            self.sharding.spec("BTD", x_BTD.shape),
+            self.sharding.spec("BTC", experts_BTC.shape),
+            self.sharding.spec("BTC", experts_BTC.shape),
+            jax.tree.map(lambda x: self.sharding.spec("E" + "1" * (x.ndim - 1), x.shape), params),
+        )
+        params = jax.tree.map(lambda x: jnp.asarray(x, x_BTD.dtype), params)
+        out = self.sharding.spec("BPD", x_BTD.shape)
+        return self.sharding.shard_map(compute, in_specs, out)(
+            x_BTD, weights_BTC.astype(x_BTD.dtype), experts_BTC, params
+        )
+
+
+def apply_experts(
+    m: schema.Model,
+    limit: int | None,
+    sharding: rules.Sharding,
+    x_BTD: jax.Array,
+    weights_BTC: jax.Array,
+    experts_BTC: jax.Array,
+    params: dict[str, tuple[jax.Array, jax.Array | None]],
+) -> jax.Array:
+    """Returns (B, T, D), the weighted sum of the chosen experts' outputs; on a mesh, within
+    shard_map, this device's part of the sequence of it.
+
+    limit: the most tokens of a row that any expert takes, for which room is made; None: each has as
+    many as chose it. experts_BTC: beyond the last expert where nobody takes the token. params:
+    weight and bias of this device's experts, by name.
+    """
+    (B, T, D), C = x_BTD.shape, experts_BTC.shape[2]
+    n_experts = params["down"][0].shape[0]
+    axes = sharding.axes("E")
+    experts_BTC = experts_BTC - (jax.lax.axis_index(axes) * n_experts if axes else 0)
+    is_here_BTC = (experts_BTC >= 0) & (experts_BTC < n_experts)
+    experts_R = jnp.where(is_here_BTC, experts_BTC, n_experts).ravel()  # the others last
+    x_RD = jnp.repeat(x_BTD.reshape(B * T, D), C, axis=0)
+    if limit is None:
+        order_R = jnp.argsort(experts_R, stable=True)
+        x_RD, places_R = x_RD[order_R], jnp.argsort(order_R)
+        sizes_E = jnp.sum(experts_R[:, None] == jnp.arange(n_experts)[None], axis=0)
+        row_experts_R = jnp.minimum(experts_R[order_R], n_experts - 1)
+
+        def multiply(x, weight, bias):
+            y_RG = grouped_matmul(x, weight, sizes_E)
+            return y_RG if bias is None else y_RG + bias[row_experts_R]
+    else:
+        places_BTC = places_in_rows(jnp.where(is_here_BTC, experts_BTC, n_experts), n_experts + 1)
+        rows_B11 = jnp.arange(B)[:, None, None]
+        flat_BTC = (experts_BTC * B + rows_B11) * limit + places_BTC
+        n_places = n_experts * B * limit
+        places_R = jnp.where(is_here_BTC, flat_BTC, n_places).ravel()
+        x_RD = jnp.zeros((n_places, D), x_RD.dtype).at[places_R].set(x_RD, mode="drop")
+
+        def multiply(x, weight, bias):
+            y_ERG = jnp.matmul(x.reshape(n_experts, B * limit, -1), weight)
+            y_ERG = y_ERG if bias is None else y_ERG + bias[:, None]
+            return y_ERG.reshape(n_places, -1)
+
+    def expand(name):
+        return checkpoint_name(multiply(x_RD, *params[name]), "up")
+
+    y_RD = multiply(hidden_units(m.expert, m.gelu, expand), *params["down"])
+    y_BTCD = jnp.take(y_RD, places_R, axis=0, mode="fill", fill_value=0).reshape(B, T, C, D)
+    y_BTD = jnp.einsum("BTCD,BTC->BTD", y_BTCD, jnp.where(is_here_BTC, weights_BTC, 0))
+    return jax.lax.psum_scatter(y_BTD, axes, scatter_dimension=1, tiled=True) if axes else y_BTD
