@@ -85,6 +85,19 @@ def places_in_rows(experts_BTC: jax.Array, n_experts: int) -> jax.Array:
     return jnp.sum(before_BRX * chosen_BRX, axis=2).reshape(B, T, C)
 
 
+@jax.custom_vjp
+def permute(x_RD: jax.Array, order_R: jax.Array, inverse_R: jax.Array) -> jax.Array:
+    """Returns x_RD[order_R]. inverse_R: the inverse of that permutation, by which the gradient is
+    gathered; JAX's own would be a scatter, of which TPUs are slow."""
+    return x_RD[order_R]
+
+
+permute.defvjp(
+    lambda x_RD, order_R, inverse_R: (permute(x_RD, order_R, inverse_R), inverse_R),
+    lambda inverse_R, g_RD: (g_RD[inverse_R], None, None),
+)
+
+
 class ExpertWeights(nn.Module):
     """A weight for each expert and, if has_bias, a bias, else None."""
 
@@ -172,15 +185,17 @@ def apply_experts(
     is_here_BTC = (experts_BTC >= 0) & (experts_BTC < n_experts)
     experts_R = jnp.where(is_here_BTC, experts_BTC, n_experts).ravel()  # the others last
     x_RD = jnp.repeat(x_BTD.reshape(B * T, D), C, axis=0)
+    order_R = jnp.argsort(experts_R, stable=True)
     if limit is None:
-        order_R = jnp.argsort(experts_R, stable=True)
-        x_RD, places_R = x_RD[order_R], jnp.argsort(order_R)
-        sizes_E = jnp.sum(experts_R[:, None] == jnp.arange(n_experts)[None], axis=0)
-        row_experts_R = jnp.minimum(experts_R[order_R], n_experts - 1)
+        places_R = jnp.argsort(order_R)
+        x_RD = permute(x_RD, order_R, places_R)
+        is_of_RE = experts_R[order_R][:, None] == jnp.arange(n_experts)[None]
+        sizes_E = jnp.sum(is_of_RE, axis=0)
 
         def multiply(x, weight, bias):
             y_RG = grouped_matmul(x, weight, sizes_E)
-            return y_RG if bias is None else y_RG + bias[row_experts_R]
+            # Not bias[expert], whose gradient would be a scatter of all rows.
+            return y_RG if bias is None else y_RG + is_of_RE.astype(x.dtype) @ bias
     else:
         places_BTC = places_in_rows(jnp.where(is_here_BTC, experts_BTC, n_experts), n_experts + 1)
         rows_B11 = jnp.arange(B)[:, None, None]
@@ -198,6 +213,10 @@ def apply_experts(
         return checkpoint_name(multiply(x_RD, *params[name]), "up")
 
     y_RD = multiply(hidden_units(m.expert, m.gelu, expand), *params["down"])
-    y_BTCD = jnp.take(y_RD, places_R, axis=0, mode="fill", fill_value=0).reshape(B, T, C, D)
+    if limit is None:
+        y_RD = permute(y_RD, places_R, order_R)
+    else:
+        y_RD = jnp.take(y_RD, places_R, axis=0, mode="fill", fill_value=0)
+    y_BTCD = y_RD.reshape(B, T, C, D)
     y_BTD = jnp.einsum("BTCD,BTC->BTD", y_BTCD, jnp.where(is_here_BTC, weights_BTC, 0))
     return jax.lax.psum_scatter(y_BTD, axes, scatter_dimension=1, tiled=True) if axes else y_BTD
