@@ -1,4 +1,4 @@
-"""From GPT-3 to Llama 3 and to Gemma 3, one change at a time, as sweeps.
+"""From GPT-3 to Llama 3, to Gemma 3 and to gpt-oss, one change at a time, as sweeps.
 
 Each model has one change more than the one before it. Two budgets:
 
@@ -7,6 +7,7 @@ Each model has one change more than the one before it. Two budgets:
   the MLP. The count leaves out the tables of tokens, positions and output (config/count.py,
   non_embedding_parameters; Kaplan et al. 2001.08361): learned positions that go and an output
   table that comes are not made up for. Reports show the count with the tables, too.
+  Of experts all are counted.
 - equal FLOPs: the same models, and a model whose training FLOPs per token differ from GPT-3's by
   more than FLOPS_TOLERANCE trains on more or fewer tokens.
 
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gptjax.config import count, overrides
-from gptjax.config.layer import GELU, GeGLU, RMSNorm, SwiGLU
+from gptjax.config.layer import GELU, ClampedSwiGLU, Experts, GeGLU, RMSNorm, SwiGLU
 from gptjax.config.model import Model
 from gptjax.config.positions import Rotary
 from gptjax.config.schema import Banded, Config, Dense
@@ -30,6 +31,7 @@ from gptjax.configs import ladder, small
 
 FLOPS_TOLERANCE = 0.02  # relative difference of FLOPs per token that is not made up for
 HEADS_PER_KV_HEAD = 4  # as Llama 3 8B and Gemma 3 1B
+N_EXPERTS, TOP_K = 4, 2  # few, so that those of the CPU size are not narrower than their inputs
 PEAK_LR = "train.schedule.peak_lr"
 
 
@@ -94,6 +96,22 @@ TO_GEMMA3 = (
     ),
     Change("5 local layers to 1 global", five_local_layers_to_one),
 )
+# Layers alternate as GPT-3's do; the limit of the clamped SwiGLU is gpt-oss's.
+TO_GPT_OSS = (
+    *(change for change in TO_BOTH if change.name != "no biases"),
+    Change(
+        "clamped SwiGLU",
+        lambda m: dataclasses.replace(m, mlp=ClampedSwiGLU(d_ff=m.d_ff, limit=7.0)),
+    ),
+    Change("untied output", lambda m: dataclasses.replace(m, tied_output=False)),
+    Change("sinks", lambda m: _replace_heads(m, sinks=True)),
+    Change(
+        "experts",
+        lambda m: dataclasses.replace(
+            m, mlp=Experts(n_experts=N_EXPERTS, top_k=TOP_K, expert=m.expert)
+        ),
+    ),
+)
 
 
 # --- budgets --------------------------------------------------------------------------------------
@@ -110,10 +128,15 @@ def equal_parameters(model: Model, target: Model, multiple: int) -> Model:
     """Returns the model with the width of its MLP, a multiple of `multiple`, that brings its
     parameters without tables closest to those of `target`."""
     n_target = count.non_embedding_parameters(target)
+    if isinstance(model.mlp, Experts):
+        multiple = max(1, multiple // model.mlp.n_experts)
 
     def resized(d_ff: int) -> Model:
         width = None if isinstance(model.mlp, GELU) and d_ff == 4 * model.d_model else d_ff
-        return dataclasses.replace(model, mlp=dataclasses.replace(model.mlp, d_ff=width))
+        mlp = dataclasses.replace(model.expert, d_ff=width)
+        if isinstance(model.mlp, Experts):
+            mlp = dataclasses.replace(model.mlp, expert=mlp)
+        return dataclasses.replace(model, mlp=mlp)
 
     return min(
         map(resized, range(multiple, 8 * model.d_model, multiple)),
@@ -214,7 +237,11 @@ SIZES = {
     "_64m": functools.partial(accelerator_size, "64m"),
     "_125m": functools.partial(accelerator_size, "125m"),
 }
-FAMILIES = {"llama3": (TO_LLAMA3, "Llama 3"), "gemma3": (TO_GEMMA3, "Gemma 3")}
+FAMILIES = {
+    "llama3": (TO_LLAMA3, "Llama 3"),
+    "gemma3": (TO_GEMMA3, "Gemma 3"),
+    "gpt_oss": (TO_GPT_OSS, "gpt-oss"),
+}
 BUDGETS = {"": "parameters", "_flops": "FLOPs"}
 
 

@@ -1,4 +1,5 @@
-"""The steps from GPT-3 to Llama 3 and Gemma 3: what each changes, and what it leaves equal."""
+"""The steps from GPT-3 to Llama 3, Gemma 3 and gpt-oss: what each changes, and what it leaves
+equal."""
 
 import dataclasses
 
@@ -22,6 +23,15 @@ CHANGED = {  # fields of the model in which each step differs from the one befor
         {"heads.softcap", "heads.qk_norm", "logits_softcap"},
         {"attention", "positions"},
     ],
+    "gpt_oss": [
+        {"positions"},
+        {"norm_type"},
+        {"heads.n_kv_heads"},
+        {"mlp"},
+        {"tied_output"},
+        {"heads.sinks"},
+        {"mlp"},
+    ],
 }
 NAMES = list(ablations.SWEEPS)
 PARAMETERS = [name for name in NAMES if not name.endswith("_flops")]
@@ -41,7 +51,7 @@ def configs(name):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_step_changes_what_its_name_says_and_the_width_of_the_mlp_alone(name):
     models = configs(name)
-    changed = CHANGED[name.split("_")[2]]
+    (changed,) = (fields for family, fields in CHANGED.items() if f"_{family}" in name)
     assert len(models) == len(changed) + 1 == len(registry.sweep(name).steps)
     for before, after, fields in zip(models, models[1:], changed, strict=False):
         paths = {line.partition(":")[0] for line in overrides.diff(before, after)}
@@ -73,17 +83,25 @@ def test_training_flops_are_equal_to_two_percent(name):
 
 
 def test_tokens_that_are_adjusted_give_the_flops_of_the_first_model_to_half_a_percent():
-    for name in ("gpt3_to_llama3_flops", "gpt3_to_gemma3_flops"):
+    for name in ("gpt3_to_llama3_flops", "gpt3_to_gemma3_flops", "gpt3_to_gpt_oss_flops"):
         first, *_, last = configs(name)
         assert last.train.total_tokens != first.train.total_tokens
         assert run_flops(last) == pytest.approx(run_flops(first), rel=0.005)
 
 
-@pytest.mark.parametrize("name, family", [("llama3", "llama3_8b"), ("gemma3", "gemma3_1b")])
+@pytest.mark.parametrize("name, family", [
+    ("llama3", "llama3_8b"), ("gemma3", "gemma3_1b"), ("gpt_oss", "gpt_oss_20b"),
+])  # fmt: skip
 def test_the_last_step_has_the_form_of_its_family(name, family):
-    """All but the sizes, and Llama's theta."""
+    """All but the sizes, and the theta and scaling of Llama and gpt-oss."""
     model = configs(f"gpt3_to_{name}")[-1].model
     theirs = families.CONFIGS[family]().model
+    if name == "gpt_oss":
+        expert = dataclasses.replace(theirs.mlp.expert, d_ff=model.d_ff)
+        sizes = {"n_experts": model.mlp.n_experts, "top_k": model.mlp.top_k, "expert": expert}
+        mlp = dataclasses.replace(theirs.mlp, **sizes)
+    else:
+        mlp = dataclasses.replace(theirs.mlp, d_ff=model.d_ff)
     same = dataclasses.replace(
         theirs,
         n_layers=model.n_layers,
@@ -92,13 +110,13 @@ def test_the_last_step_has_the_form_of_its_family(name, family):
         n_vocab=model.n_vocab,
         n_ctx=model.n_ctx,
         init=model.init,
-        mlp=dataclasses.replace(theirs.mlp, d_ff=model.d_ff),
+        mlp=mlp,
         embedding_scale=model.embedding_scale,
         heads=dataclasses.replace(
             theirs.heads, n_kv_heads=model.n_kv_heads, d_head=None, query_scalar=None
         ),
         attention=model.attention,
-        positions=model.positions if name == "llama3" else theirs.positions,
+        positions=theirs.positions if name == "gemma3" else model.positions,
     )
     assert model == same
     assert list(map(type, model.attention)) == list(map(type, theirs.attention))
