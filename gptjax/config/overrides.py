@@ -248,6 +248,8 @@ def _suggest(name: str, known: list[str], path: str, record: str) -> str:
         return elsewhere
     if not difflib.get_close_matches(name[:60], known, n=1):
         leaves = [p for p, _ in _leaf_paths(Config, "", alternatives=True)]
+        if f"{path}.{name}" in leaves:
+            return f"another value of {path} has it: set {path} as a whole"
         ends = [p.split(".")[-1] for p in leaves]
         matches = difflib.get_close_matches(name[:60], ends, n=1, cutoff=0.75)
         if paths := list(dict.fromkeys(p for p in leaves if p.split(".")[-1] in matches)):

@@ -205,6 +205,10 @@ def test_near_misses():
         == "n_layers: Config has no field 'n_layers'; did you mean model.n_layers?"
     )
     assert "did you mean model?" in refused("modle.n_layers=3")
+    assert refused("model.mlp.top_k=2") == (
+        "model.mlp.top_k: GELU has no field 'top_k'; another value of model.mlp has it: set "
+        "model.mlp as a whole"
+    )
     assert "did you mean Banded?" in refused("model.attention=Bandid(window=3)")
     assert "Banded has no field 'windows'; did you mean window?" in refused(
         "model.attention=Banded(windows=3)"
