@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gptjax
-from gptjax.config import continuation, schema
+from gptjax.config import continuation, parse, schema
 from gptjax.config.schema import Rotary
 from gptjax.data.sources import stdlib_corpus
 from gptjax.model import embedding, gpt, inference
@@ -341,13 +341,17 @@ def save(out: Path, results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/long-context"))
-    parser.add_argument("--steps", type=int, nargs=3, default=[1000, 80, 16])
-    parser.add_argument("--peak_lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--out", type=parse.path_argument, default=Path("docs/results/long-context")
+    )
+    parser.add_argument("--steps", type=parse.int_argument(), nargs=3, default=[1000, 80, 16])
+    parser.add_argument("--peak_lr", type=parse.float_argument(), default=3e-3)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--items", type=int, default=12)
+    parser.add_argument("--items", type=parse.int_argument(), default=12)
     parser.add_argument("--only", choices=["train", "prefill", "draw"])
-    parser.add_argument("--prefill_lengths", type=int, nargs="+", default=PREFILL_LENGTHS)
+    parser.add_argument(
+        "--prefill_lengths", type=parse.int_argument(), nargs="+", default=PREFILL_LENGTHS
+    )
     args = parser.parse_args()
     file = args.out.with_suffix(".json")
     results = json.loads(file.read_text()) if file.exists() else {}

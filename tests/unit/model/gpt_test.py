@@ -121,7 +121,7 @@ def test_unrolled_and_scanned_periods_agree():
 
 
 def test_gelu_forms_differ_as_stated():
-    from gptjax.model.layers import gelu
+    from gptjax.model.mlp import gelu
 
     x = jnp.linspace(-3, 3, 101)
     np.testing.assert_allclose(

@@ -70,7 +70,8 @@ class Keyed(step.TrainStep):
     """A step whose loss is a number drawn from the key that dropout would draw from."""
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        return jax.random.uniform(dropout_key) + 0 * params["bias_D"].sum()
+        drawn = jax.random.uniform(dropout_key) + 0 * params["bias_D"].sum()
+        return drawn, (drawn, {})
 
 
 def test_dropout_masks_change_with_seed_step_and_microbatch():
