@@ -345,7 +345,7 @@ def main() -> None:
         "--out", type=parse.path_argument, default=Path("docs/results/long-context")
     )
     parser.add_argument("--steps", type=parse.int_argument(), nargs=3, default=[1000, 80, 16])
-    parser.add_argument("--peak_lr", type=parse.float_argument(), default=3e-3)
+    parser.add_argument("--peak_lr", type=parse.float_argument(0.0), default=3e-3)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--items", type=parse.int_argument(), default=12)
     parser.add_argument("--only", choices=["train", "prefill", "draw"])
