@@ -131,7 +131,7 @@ def equal_parameters(model: Model, target: Model, multiple: int) -> Model:
     if isinstance(model.mlp, Experts):
         multiple = max(1, multiple // model.mlp.n_experts)
 
-    def resized(d_ff: int) -> Model:
+    def resize(d_ff: int) -> Model:
         width = None if isinstance(model.mlp, GELU) and d_ff == 4 * model.d_model else d_ff
         mlp = dataclasses.replace(model.expert, d_ff=width)
         if isinstance(model.mlp, Experts):
@@ -139,7 +139,7 @@ def equal_parameters(model: Model, target: Model, multiple: int) -> Model:
         return dataclasses.replace(model, mlp=mlp)
 
     return min(
-        map(resized, range(multiple, 8 * model.d_model, multiple)),
+        map(resize, range(multiple, 8 * model.d_model, multiple)),
         key=lambda m: abs(count.non_embedding_parameters(m) - n_target),
     )
 
@@ -245,12 +245,12 @@ FAMILIES = {
 BUDGETS = {"": "parameters", "_flops": "FLOPs"}
 
 
-def _make_named(family: str, size: str, budget: str) -> Sweep:
+def _make_family_sweep(family: str, size: str, budget: str) -> Sweep:
     changes, name = FAMILIES[family]
     return make_sweep(changes, name, BUDGETS[budget], SIZES[size]())
 
 
 SWEEPS = {
-    f"gpt3_to_{family}{size}{budget}": functools.partial(_make_named, family, size, budget)
+    f"gpt3_to_{family}{size}{budget}": functools.partial(_make_family_sweep, family, size, budget)
     for size, family, budget in itertools.product(SIZES, FAMILIES, BUDGETS)
 }

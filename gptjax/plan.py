@@ -125,6 +125,7 @@ def plan_config(config: Config) -> dict[str, Any]:
     model, batches = config.model, BatchSchedule(config)
     tokens = min(config.train.total_tokens, batches.tokens(batches.n_steps))
     printed_params, printed_pf_days = _paper_figures(config)
+    cache_dtype = count.kv_cache_dtype(config)
     return {
         "name": config.name,
         "n_layers": model.n_layers,
@@ -153,9 +154,9 @@ def plan_config(config: Config) -> dict[str, Any]:
         "gradient_bytes": count.gradient_bytes(model),
         "row_bytes_float32": count.activation_bytes(config, 1, "float32"),
         "row_bytes_bfloat16": count.activation_bytes(config, 1, "bfloat16"),
-        "kv_cache_dtype": count.kv_cache_dtype(config),
-        "kv_cache_bytes": count.kv_cache_bytes(config, model.n_ctx),
-        "kv_cache_bytes_per_token": count.kv_cache_bytes(config, 1),
+        "kv_cache_dtype": cache_dtype,
+        "kv_cache_bytes": count.kv_cache_bytes(model, model.n_ctx, cache_dtype),
+        "kv_cache_bytes_per_token": count.kv_cache_bytes(model, 1, cache_dtype),
         "tokens_per_step": config.train.batch_tokens,
         "first_tokens_per_step": batches.rows(0) * model.n_ctx,
         "ramp_tokens": None

@@ -74,16 +74,19 @@ def main(arguments: list[str]) -> int:
     slots = local_runner.make_slots(args.jobs, args.devices)
     with lock.hold(directory, "sweep's directory", print_text):
         while True:
+            # Those that follow from what is done already, so that the record names them all.
+            while args.tune is not None and (
+                further := tuning.further_points(points, directory, args.tune)
+            ):
+                sweep_spec = dataclasses.replace(sweep_spec, points=(*sweep_spec.points, *further))
+                directories |= {point.own: point.name for point in points}
+                points = expand(sweep_spec, recipe, directories)
             run_status.write_sweep(directory, name, sweep_spec, recipe, points)
             status = run_points(name, sweep_spec, points, directory, slots, args)
-            if args.tune is None or status == 130:
+            if status == 130 or args.tune is None:
                 return status
-            further = tuning.further_points(points, directory, args.tune)
-            if not further:
+            if not tuning.further_points(points, directory, args.tune):
                 return status
-            sweep_spec = dataclasses.replace(sweep_spec, points=(*sweep_spec.points, *further))
-            directories |= {point.own: point.name for point in points}
-            points = expand(sweep_spec, recipe, directories)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

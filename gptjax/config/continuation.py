@@ -5,9 +5,6 @@ from gptjax.config import parse
 from gptjax.config.model import Model
 from gptjax.config.positions import Learned, Llama31Scaling, LongRope, Rotary, Yarn
 
-# Fields that say how a run begins and is trained, not what its parameters compute.
-_FREE_FIELDS = ("init", "dropout")
-
 
 def changes(old: Model, new: Model) -> list[str]:
     """The lines that a run prints of what it changes. old: the model of the parameters. Both have
@@ -68,5 +65,6 @@ def check(where: object, old: Model, new: Model, larger_vocab: bool) -> None:
 
 def _differences(old: Model, new: Model) -> dict[str, tuple]:
     """(old, new) value of each field that differs and that parameters depend on."""
-    pairs = {name: (value, vars(new)[name]) for name, value in vars(old).items()}
-    return {k: (a, b) for k, (a, b) in pairs.items() if k not in _FREE_FIELDS and a != b}
+    values = vars(new.without_training())
+    pairs = {name: (a, values[name]) for name, a in vars(old.without_training()).items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

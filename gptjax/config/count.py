@@ -217,11 +217,10 @@ def kv_cache_dtype(config: Config) -> str:
     return "bfloat16" if dtype == "auto" else dtype
 
 
-def kv_cache_bytes(config: Config, n_tokens: int) -> int:
-    """Bytes of the KV cache of one text of n_tokens. int8 has an element a byte, and a float32
-    scale for each token and head."""
-    model = config.model
-    element, scale = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 4)}[kv_cache_dtype(config)]
+def kv_cache_bytes(model: Model, n_tokens: int, dtype: str) -> int:
+    """Bytes of the KV cache of one text of n_tokens. dtype: "float32", "bfloat16" or "int8", which
+    has an element a byte, and a float32 scale for each token and head."""
+    element, scale = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 4)}[dtype]
     slots = sum(n * cache_slots(p, n_tokens) for p, n in layer_counts(model).items())
     return slots * 2 * model.n_kv_heads * (model.d_head * element + scale)
 

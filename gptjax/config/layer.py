@@ -136,4 +136,7 @@ class Experts:
             )
 
 
+# Fields of Experts that act in training alone.
+TRAINING_FIELDS = ("capacity", "balance_loss", "z_loss")
+
 MLP = GELU | SwiGLU | GeGLU | ClampedSwiGLU | Experts

@@ -5,7 +5,16 @@ import dataclasses
 from typing import Annotated, Literal
 
 from gptjax.config.attention import Attention, Context, Dense
-from gptjax.config.layer import GELU, MLP, AttentionHeads, DenseMLP, Experts, LayerNorm, Norm
+from gptjax.config.layer import (
+    GELU,
+    MLP,
+    TRAINING_FIELDS,
+    AttentionHeads,
+    DenseMLP,
+    Experts,
+    LayerNorm,
+    Norm,
+)
 from gptjax.config.positions import Learned, LongRope, Position, Rotary
 from gptjax.config.record import Bounds, Fraction, Positive, record
 
@@ -142,6 +151,15 @@ class Model:
     def n_kv_heads(self) -> int:
         """Key and value heads of a layer."""
         return self.heads.n_kv_heads or self.n_heads
+
+    def without_training(self) -> "Model":
+        """The model with the default values of what acts in training alone: its parameters compute
+        the same."""
+        mlp = self.mlp
+        if isinstance(mlp, Experts):
+            defaults = {f.name: f.default for f in dataclasses.fields(mlp)}  # type: ignore[arg-type]
+            mlp = dataclasses.replace(mlp, **{name: defaults[name] for name in TRAINING_FIELDS})
+        return dataclasses.replace(self, init=Init(), dropout=Dropout(), mlp=mlp)
 
     @property
     def expert(self) -> DenseMLP:

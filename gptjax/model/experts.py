@@ -141,9 +141,11 @@ class Experts(nn.Module):
         stats, limit = statistics(c, scores_BTX, experts_BTC), None
         if train and c.capacity is not None:
             limit = math.ceil(c.capacity * c.top_k * x_BTD.shape[1] / c.n_experts)
-            has_place_BTC = places_in_rows(experts_BTC, c.n_experts) < limit
-            experts_BTC = jnp.where(has_place_BTC, experts_BTC, c.n_experts)  # nobody's
+            places_BTC = places_in_rows(experts_BTC, c.n_experts)
+            has_place_BTC = places_BTC < limit
             stats["router_dropped"] = 1 - has_place_BTC.astype(jnp.float32).mean()
+            none = c.n_experts * limit
+            experts_BTC = jnp.where(has_place_BTC, experts_BTC * limit + places_BTC, none)
         self.sow("router", "layer", stats)
         first = ("up",) if isinstance(c.expert, schema.GELU) else ("gate", "up")
         params = {name: ExpertWeights("EDG", sizes, std, has_bias, name=name)() for name in first}
@@ -168,55 +170,92 @@ def apply_experts(
     sharding: rules.Sharding,
     x_BTD: jax.Array,
     weights_BTC: jax.Array,
-    experts_BTC: jax.Array,
+    slots_BTC: jax.Array,
     params: dict[str, tuple[jax.Array, jax.Array | None]],
 ) -> jax.Array:
     """Returns (B, T, D), the weighted sum of the chosen experts' outputs; on a mesh, within
     shard_map, this device's part of the sequence of it.
 
-    limit: the most tokens of a row that any expert takes, for which room is made; None: each has as
-    many as chose it. experts_BTC: beyond the last expert where nobody takes the token. params:
-    weight and bias of this device's experts, by name.
+    limit: the most tokens of a row that any expert takes; None: each has as many as chose it.
+    slots_BTC: the number of the chosen expert or, with a limit, expert * limit + place, beyond the
+    last one where there is no place. params: weight and bias of this device's experts, by name.
     """
-    (B, T, D), C = x_BTD.shape, experts_BTC.shape[2]
+    (B, T, D), C = x_BTD.shape, slots_BTC.shape[2]
     n_experts = params["down"][0].shape[0]
+    n_slots = n_experts * (limit or 1)
     axes = sharding.axes("E")
-    experts_BTC = experts_BTC - (jax.lax.axis_index(axes) * n_experts if axes else 0)
-    is_here_BTC = (experts_BTC >= 0) & (experts_BTC < n_experts)
-    experts_R = jnp.where(is_here_BTC, experts_BTC, n_experts).ravel()  # the others last
-    x_RD = jnp.repeat(x_BTD.reshape(B * T, D), C, axis=0)
-    order_R = jnp.argsort(experts_R, stable=True)
+    slots_BTC = slots_BTC - (jax.lax.axis_index(axes) * n_slots if axes else 0)
+    is_here_BTC = (slots_BTC >= 0) & (slots_BTC < n_slots)
+    slots_BTC = jnp.where(is_here_BTC, slots_BTC, n_slots)
+    x_BTCD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, C, D))
     if limit is None:
-        places_R = jnp.argsort(order_R)
-        x_RD = permute(x_RD, order_R, places_R)
-        is_of_RE = experts_R[order_R][:, None] == jnp.arange(n_experts)[None]
-        sizes_E = jnp.sum(is_of_RE, axis=0)
-
-        def multiply(x, weight, bias):
-            y_RG = grouped_matmul(x, weight, sizes_E)
-            # Not bias[expert], whose gradient would be a scatter of all rows.
-            return y_RG if bias is None else y_RG + is_of_RE.astype(x.dtype) @ bias
+        rows = _SortedRows(slots_BTC, n_experts)
     else:
-        places_BTC = places_in_rows(jnp.where(is_here_BTC, experts_BTC, n_experts), n_experts + 1)
-        rows_B11 = jnp.arange(B)[:, None, None]
-        flat_BTC = (experts_BTC * B + rows_B11) * limit + places_BTC
-        n_places = n_experts * B * limit
-        places_R = jnp.where(is_here_BTC, flat_BTC, n_places).ravel()
-        x_RD = jnp.zeros((n_places, D), x_RD.dtype).at[places_R].set(x_RD, mode="drop")
-
-        def multiply(x, weight, bias):
-            y_ERG = jnp.matmul(x.reshape(n_experts, B * limit, -1), weight)
-            y_ERG = y_ERG if bias is None else y_ERG + bias[:, None]
-            return y_ERG.reshape(n_places, -1)
+        rows = _PlacedRows(slots_BTC, n_experts, limit)
+    x_RD = rows.collect(x_BTCD)
 
     def expand(name):
-        return checkpoint_name(multiply(x_RD, *params[name]), "up")
+        return checkpoint_name(rows.multiply(x_RD, *params[name]), "up")
 
-    y_RD = multiply(hidden_units(m.expert, m.gelu, expand), *params["down"])
-    if limit is None:
-        y_RD = permute(y_RD, places_R, order_R)
-    else:
-        y_RD = jnp.take(y_RD, places_R, axis=0, mode="fill", fill_value=0)
-    y_BTCD = y_RD.reshape(B, T, C, D)
-    y_BTD = jnp.einsum("BTCD,BTC->BTD", y_BTCD, jnp.where(is_here_BTC, weights_BTC, 0))
+    y_RD = rows.multiply(hidden_units(m.expert, m.gelu, expand), *params["down"])
+    y_BTD = jnp.einsum(
+        "BTCD,BTC->BTD", rows.restore(y_RD, x_BTCD.shape), jnp.where(is_here_BTC, weights_BTC, 0)
+    )
     return jax.lax.psum_scatter(y_BTD, axes, scatter_dimension=1, tiled=True) if axes else y_BTD
+
+
+class _SortedRows:
+    """Choices as rows that are sorted by expert; those of other devices' experts last, as expert
+    number n_experts."""
+
+    def __init__(self, experts_BTC: jax.Array, n_experts: int):
+        experts_R = experts_BTC.ravel()
+        self._order_R = jnp.argsort(experts_R, stable=True)
+        self._places_R = jnp.argsort(self._order_R)
+        self._is_of_RE = experts_R[self._order_R][:, None] == jnp.arange(n_experts)[None]
+        self._sizes_E = jnp.sum(self._is_of_RE, axis=0)
+
+    def collect(self, x_BTCD: jax.Array) -> jax.Array:
+        """The rows, by expert."""
+        return permute(x_BTCD.reshape(-1, x_BTCD.shape[3]), self._order_R, self._places_R)
+
+    def multiply(
+        self, x_RD: jax.Array, weight_EDG: jax.Array, bias_EG: jax.Array | None
+    ) -> jax.Array:
+        """Rows times the weight of their expert, plus its bias."""
+        y_RG = grouped_matmul(x_RD, weight_EDG, self._sizes_E)
+        # Not bias_EG[expert], whose gradient would be a scatter of all rows.
+        return y_RG if bias_EG is None else y_RG + self._is_of_RE.astype(x_RD.dtype) @ bias_EG
+
+    def restore(self, y_RD: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The rows by choice, (B, T, C, D)."""
+        return permute(y_RD, self._places_R, self._order_R).reshape(shape)
+
+
+class _PlacedRows:
+    """As _SortedRows with a limit: choices as rows in the places of their experts, `limit` for each
+    row of the batch; (expert, row, place) in this order, zero where a place is empty."""
+
+    def __init__(self, slots_BTC: jax.Array, n_experts: int, limit: int):
+        B = slots_BTC.shape[0]
+        self._shape = n_experts, B * limit
+        expert_BTC, place_BTC = jnp.divmod(slots_BTC, limit)
+        # Beyond the last place where the expert is not one of this device's.
+        self._places_R = (
+            (expert_BTC * B + jnp.arange(B)[:, None, None]) * limit + place_BTC
+        ).ravel()
+
+    def collect(self, x_BTCD: jax.Array) -> jax.Array:
+        D = x_BTCD.shape[3]
+        zeros = jnp.zeros((math.prod(self._shape), D), x_BTCD.dtype)
+        return zeros.at[self._places_R].set(x_BTCD.reshape(-1, D), mode="drop")
+
+    def multiply(
+        self, x_RD: jax.Array, weight_EDG: jax.Array, bias_EG: jax.Array | None
+    ) -> jax.Array:
+        y_ERG = jnp.matmul(x_RD.reshape(*self._shape, -1), weight_EDG)
+        y_ERG = y_ERG if bias_EG is None else y_ERG + bias_EG[:, None]
+        return y_ERG.reshape(x_RD.shape[0], -1)
+
+    def restore(self, y_RD: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.take(y_RD, self._places_R, axis=0, mode="fill", fill_value=0).reshape(shape)

@@ -86,7 +86,9 @@ def prefill(
     if chunk is not None and chunk < tokens_BT.shape[1]:
         return _prefill_by_chunks(lm, tokens_BT, counts_B, capacity, chunk)
     no_caches = (None,) * lm.model.config.n_layers
-    return _forward_cached(lm, no_caches, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B)
+    return _forward_with_cache(
+        lm, no_caches, jnp.zeros_like(counts_B), capacity, tokens_BT, counts_B
+    )
 
 
 def _prefill_by_chunks(lm, tokens_BT, counts_B, capacity, chunk):
@@ -99,7 +101,9 @@ def _prefill_by_chunks(lm, tokens_BT, counts_B, capacity, chunk):
         cache, x_BTD = state
         new_BT = jax.lax.dynamic_slice_in_dim(tokens_BT, i * chunk, chunk, axis=1)
         new_B = jnp.clip(counts_B - i * chunk, 0, chunk)
-        cache, new_BTD = _forward_cached(lm, cache.layers, cache.lengths_B, capacity, new_BT, new_B)
+        cache, new_BTD = _forward_with_cache(
+            lm, cache.layers, cache.lengths_B, capacity, new_BT, new_B
+        )
         return cache, jax.lax.dynamic_update_slice_in_dim(x_BTD, new_BTD, i * chunk, axis=1)
 
     cache = kv_cache.empty(
@@ -122,7 +126,9 @@ def decode_step(
     meaningless at padding.
     """
     _check_capacity(lm, tokens_BT.shape[1], cache.capacity)
-    return _forward_cached(lm, cache.layers, cache.lengths_B, cache.capacity, tokens_BT, counts_B)
+    return _forward_with_cache(
+        lm, cache.layers, cache.lengths_B, cache.capacity, tokens_BT, counts_B
+    )
 
 
 @shaped
@@ -148,7 +154,7 @@ def _check_capacity(lm, n_new, capacity):
         )
 
 
-def _forward_cached(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
+def _forward_with_cache(lm, layer_caches, starts_B, capacity, tokens_BT, counts_B):
     T, dtype = tokens_BT.shape[1], lm.model.execution_policy.kv_cache_dtype
     layer_inputs = [
         {"update": kv_cache.CacheUpdate(layer, starts_B, counts_B, capacity, dtype)}

@@ -5,20 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gptjax.config import count
 from gptjax.config.model import Model
 
-CACHE_ELEMENT_BYTES = 2  # bfloat16
 DECODED_TOKENS = 64  # the last ones of a context, at most
 
 
 def cache_bytes_per_token(model: Model) -> float:
     """Returns the bytes of the KV cache of one row of n_ctx tokens, in bfloat16, divided by n_ctx:
     a layer with a window keeps only the keys and values that its last query sees."""
-    import jax
-
-    layers = _full_cache_shapes(model).layers
-    n_elements = sum(x.size for x in jax.tree.leaves(layers))
-    return CACHE_ELEMENT_BYTES * n_elements / model.n_ctx
+    return count.kv_cache_bytes(model, model.n_ctx, "bfloat16") / model.n_ctx
 
 
 def decode_speeds(models: Sequence[Model], rounds: int) -> list[float]:
@@ -38,11 +34,11 @@ def _decoder(model: Model) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from gptjax.model import inference
+    from gptjax.model import inference, kv_cache
 
     n_tokens = min(DECODED_TOKENS, model.n_ctx // 2)
     lm = jax.jit(_random_model, static_argnums=(0, 1))(model, jax.default_backend())
-    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _full_cache_shapes(model))
+    cache = kv_cache.empty(model, 1, model.n_ctx, jnp.float32)
     cache = cache.replace(lengths_B=jnp.full(1, model.n_ctx - n_tokens, jnp.int32))
 
     @jax.jit
@@ -63,21 +59,6 @@ def _decoder(model: Model) -> Callable[[], float]:
         return n_tokens / (time.perf_counter() - start)
 
     return tokens_per_s
-
-
-def _full_cache_shapes(model: Model) -> Any:
-    """The shapes of a float32 KV cache that holds one row of n_ctx tokens."""
-    import jax
-    import jax.numpy as jnp
-
-    from gptjax.model import inference
-
-    def fill_cache():
-        tokens_BT, counts_B = jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32)
-        lm = _random_model(model, "cpu")  # whatever the device, which this leaves alone
-        return inference.prefill(lm, tokens_BT, counts_B, model.n_ctx)[0]
-
-    return jax.eval_shape(fill_cache)
 
 
 def _random_model(model: Model, platform: str) -> Any:

@@ -95,10 +95,12 @@ def choose_arm(
     n_most = max(len(found) for _, found in finished)
     in_all_peaks = set.intersection(*(set(found) for _, found in finished))
 
-    def compared(found: dict[int, float]) -> dict[int, float]:
+    def drop_common_seeds(found: dict[int, float]) -> dict[int, float]:
         return {s: loss for s, loss in found.items() if s not in in_all_peaks} or found
 
-    candidates = [(arm, compared(found)) for arm, found in finished if len(found) == n_most]
+    candidates = [
+        (arm, drop_common_seeds(found)) for arm, found in finished if len(found) == n_most
+    ]
     return min(candidates, key=lambda pair: statistics.fmean(pair[1].values()))
 
 

@@ -5,7 +5,6 @@ A setting that is not known here is refused by name: it may change what the mode
 transformers 5 (rope_parameters, layer_types) and older ones (rope_theta, rope_scaling) are read.
 """
 
-import dataclasses
 import math
 from typing import Any, assert_never
 
@@ -259,16 +258,13 @@ def _numbers(settings: hf_settings.Settings, name: str) -> tuple[float, ...]:
 def to_hf(model: schema.Model) -> tuple[Family, dict[str, Any]] | None:
     """Returns the family that computes the same function as `model`, and its config.json; None if
     none of them does. The settings are read back and compared, so that nothing is lost."""
-    mlp = model.mlp
-    if isinstance(mlp, schema.Experts):  # what acts in training alone
-        mlp = schema.Experts(
-            n_experts=mlp.n_experts, top_k=mlp.top_k, expert=mlp.expert, weights=mlp.weights
-        )
-    of_weights = dataclasses.replace(model, init=schema.Init(), dropout=schema.Dropout(), mlp=mlp)
     for family in FAMILIES.values():
         settings = _settings(family, model)
         try:
-            if settings is not None and from_hf(settings, "config.json")[1] == of_weights:
+            if (
+                settings is not None
+                and from_hf(settings, "config.json")[1] == model.without_training()
+            ):
                 return family, settings
         except ValueError:
             continue

@@ -170,4 +170,4 @@ def test_bytes_of_a_cache(name, dtype):
     stored = {"auto": jnp.float32, "bfloat16": jnp.bfloat16, "int8": jnp.int8}[dtype]
     cache = jax.eval_shape(lambda: kv_cache.empty(c.model, 1, T, stored))
     n_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache.layers))
-    assert count.kv_cache_bytes(c, T) == n_bytes
+    assert count.kv_cache_bytes(c.model, T, count.kv_cache_dtype(c)) == n_bytes

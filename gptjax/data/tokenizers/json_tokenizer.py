@@ -33,14 +33,14 @@ class JsonTokenizer:
         """where: the file, for errors. Raises ValueError if it is damaged, or names neither a
         token that texts begin with nor one that ends them."""
         self.content, self.config, self.where = content, config, where
-        rust, parsed = _open(content, where), json.loads(content)
+        rust, parsed = _parse(content, where), json.loads(content)
         place = f"{CONFIG_FILE} of {where}"
         self.settings: dict[str, Any] = (
             parse.json_object(config, place) if config is not None else {}
         )
         self.control = control_tokens.find(parsed, self.settings)
         changed = control_tokens.spelled_as_text(parsed, self.control)
-        self.rust = rust if changed == parsed else _open(json.dumps(changed).encode(), where)
+        self.rust = rust if changed == parsed else _parse(json.dumps(changed).encode(), where)
         vocabulary = self.rust.get_vocab()
         if not vocabulary:
             raise ValueError(f"{where} has no token: fetch it again")
@@ -110,7 +110,7 @@ class JsonTokenizer:
         control tokens, and other added tokens."""
         parsed = json.loads(self.content)
         return control_tokens.MarkedEncoder(
-            parsed, names, lambda changed: _open(json.dumps(changed).encode(), self.where)
+            parsed, names, lambda changed: _parse(json.dumps(changed).encode(), self.where)
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -148,7 +148,7 @@ def _named_id(name: str | None, usual: Sequence[str], vocabulary: dict[str, int]
     return next((vocabulary[name] for name in names if name in vocabulary), None)
 
 
-def _open(content: bytes, where: str) -> Any:
+def _parse(content: bytes, where: str) -> Any:
     """tokenizers.Tokenizer of a file, which reads special tokens as text. Raises ValueError if it
     is damaged."""
     import tokenizers

@@ -45,7 +45,7 @@ class Family:
     adds_start: bool = False
 
 
-def _named(*names: str) -> dict[str, int]:
+def _number_names(*names: str) -> dict[str, int]:
     return {name: offset for offset, name in enumerate(names)}
 
 
@@ -55,7 +55,7 @@ FAMILIES: dict[FamilyName, Family] = {
     "llama3": Family(
         pattern=CL100K,
         n_ranks=128_000,
-        special=_named(
+        special=_number_names(
             "<|begin_of_text|>",
             "<|end_of_text|>",
             "<|reserved_special_token_0|>",

@@ -9,6 +9,7 @@ from gptjax.config.schema import Rotary
 
 SHORT = schema.Model(n_layers=2, n_heads=2, d_model=16, n_vocab=61, n_ctx=512)
 LONGER = schema.Init(longer_positions="repeat")
+EXPERTS = schema.Experts(n_experts=4, top_k=2, expert=schema.SwiGLU(d_ff=8), balance_loss=0.1)
 LLAMA = schema.Llama31Scaling(factor=4, original_context=512)
 
 
@@ -51,8 +52,9 @@ def changed(**fields):
                 "512",
             ],
         ),
+        (changed(mlp=EXPERTS), changed(mlp=dataclasses.replace(EXPERTS, capacity=2.0)), []),
     ],
-    ids=["same", "shorter", "longer", "rotary", "another original context"],
+    ids=["same", "shorter", "longer", "rotary", "another original context", "experts"],
 )
 def test_what_may_change_is_said(old, new, lines):
     continuation.check("runs/short", old, new, larger_vocab=False)
@@ -65,9 +67,10 @@ def test_what_may_change_is_said(old, new, lines):
         (changed(n_ctx=2048), "have learned 512 positions, but model.n_ctx=2048: say how they"),
         (changed(positions=(Rotary(),)), r"have positions \(Learned\(\),\), but model.positions="),
         (changed(attention=(schema.Banded(window=8),)), "have attention"),
+        (changed(mlp=EXPERTS), r"have mlp GELU\(d_ff=None\), but model.mlp="),
         (changed(n_vocab=62), 'have n_vocab 61, but model.n_vocab=62: .*--set "model.n_vocab=61"'),
     ],
-    ids=["learned", "other kind", "pattern", "vocabulary"],
+    ids=["learned", "other kind", "pattern", "experts", "vocabulary"],
 )
 def test_what_may_not_is_refused(new, message):
     with pytest.raises(ValueError, match=f"the weights in runs/short {message}"):
