@@ -54,9 +54,14 @@ def choose_exchange(
     if model.dropout.attention:
         return "gather", "attention dropout needs it"
     if choice != "auto":
-        return choice, f"as set; {reason}"
-    fits = chip is None or needed <= MAX_GATHERED_SHARE * chip.hbm_bytes
-    return ("gather" if fits else "ring"), reason
+        reason = f"as set; {reason}"
+    elif chip is None or needed <= MAX_GATHERED_SHARE * chip.hbm_bytes:
+        choice = "gather"
+    else:
+        choice = "ring"
+    if choice == "ring":
+        reason += "; layers that see the whole row are computed there, in plain XLA"
+    return choice, reason
 
 
 def attend(
@@ -162,8 +167,7 @@ def _attend_all_gather(kernel, axis, n, pattern, rate, *arrays):
     def all_gather(x):
         return jax.lax.all_gather(x, axis, axis=1, tiled=True)
 
-    def swap_halves(x):
-        return _swap_halves(x, axis, n)
+    swap_halves = functools.partial(_swap_halves, axis=axis, n=n)
 
     def attend_share(i, q_BTNH, k_BSNH, v_BSNH, segments_BS, key, softmax):
         """Attention of device i's queries: its own first half, the second half of n - 1 - i."""
