@@ -340,15 +340,28 @@ def save(out: Path, results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out", type=parse.path_argument, default=Path("docs/results/long-context")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=parse.int_argument(), nargs=3, default=[1000, 80, 16])
+    parser.add_argument(
+        "--out",
+        type=parse.path_argument,
+        default=Path("docs/results/long-context"),
+        help="without suffix",
+    )
+    parser.add_argument(
+        "--steps",
+        type=parse.int_argument(),
+        nargs=3,
+        default=[1000, 80, 16],
+        help="of training at 512, 2,048 and 8,192 tokens",
+    )
     parser.add_argument("--peak_lr", type=parse.float_argument(0.0), default=3e-3)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--items", type=parse.int_argument(), default=12)
-    parser.add_argument("--only", choices=["train", "prefill", "draw"])
+    parser.add_argument(
+        "--items", type=parse.int_argument(), default=12, help="rows of each cell of the passkeys"
+    )
+    parser.add_argument("--only", choices=["train", "prefill", "draw"], help="one part of the work")
     parser.add_argument(
         "--prefill_lengths", type=parse.int_argument(), nargs="+", default=PREFILL_LENGTHS
     )
