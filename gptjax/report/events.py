@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -163,13 +164,26 @@ def _event_proto() -> Any:
     return event_pb2
 
 
+@contextlib.contextmanager
+def _hide_torch():
+    """tensorboardX imports torch, where that is installed, for a writer that is not used here:
+    two seconds of the start of a run."""
+    is_hidden = sys.modules.setdefault("torch", None) is None
+    try:
+        yield
+    finally:
+        if is_hidden:
+            del sys.modules["torch"]
+
+
 class TensorBoardWriter:
     """TensorBoard's event file of a run; hides events of earlier files at `step` and later. Written
     synchronously: in tensorboardX's own thread a full disk would print a trace.
     """
 
     def __init__(self, directory: Path, step: int):
-        from tensorboardX import event_file_writer
+        with _hide_torch():
+            from tensorboardX import event_file_writer
 
         # tensorboardX would print a line for every NaN.
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)

@@ -20,6 +20,7 @@ from gptjax.training.open_run import open_run
 # non-finite updates in a row
 Outcome = Literal["finished", "stopped", "gave up"]
 EXIT_STATUS: dict[Outcome, int] = {"finished": 0, "stopped": 0, "gave up": 3}
+SECONDS_BETWEEN_DRAWINGS = 10  # of loss.png; half a second each
 
 
 def train(
@@ -149,6 +150,7 @@ class TrainLoop:
         self._pending: tuple[int, dict, float | None] | None = None
         self._is_synchronous = self._first.mesh.devices.flat[0].platform == "cpu"
         self._clock = time.perf_counter()
+        self._draw_time = time.monotonic()  # of loss.png
 
     def run(self) -> Outcome:
         """Takes all remaining steps, or those until a signal asks for a stop."""
@@ -200,7 +202,7 @@ class TrainLoop:
                     self._sample(is_last=False)
                 if self.step % loop.every_save == 0 or is_ending:
                     self._report()
-                    self._save()
+                    self._save(is_ending)
             self._settled_step = self.step
             if self._pending is None:  # evaluating and saving do not count as time of a step
                 self._clock = time.perf_counter()
@@ -276,9 +278,12 @@ class TrainLoop:
         titles = [f"{context.name}: sample {i} of {len(texts)}" for i in range(1, len(texts) + 1)]
         context.out.print_samples(texts, titles if context.name else None)
 
-    def _save(self) -> None:
+    def _save(self, is_ending: bool) -> None:
         from gptjax.report import loss_plot
 
+        draws = is_ending or time.monotonic() > self._draw_time + SECONDS_BETWEEN_DRAWINGS
+        if draws:
+            self._draw_time = time.monotonic()
         self._first.processes.heartbeat(f"the checkpoint of step {self.step:,}")
         for index in self._active:
             context = self._contexts[index]
@@ -293,7 +298,7 @@ class TrainLoop:
             )
             run_state = self._program.run_state(self._state, index)
             context.checkpoints.save(self.step, run_state, metadata)
-            if context.processes.process_id == 0:
+            if draws and context.processes.process_id == 0:
                 context.try_optional(
                     "loss.png is not drawn",
                     lambda: loss_plot.draw(context.directory),  # noqa: B023

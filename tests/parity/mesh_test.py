@@ -67,30 +67,35 @@ def test_the_curve_is_that_of_one_device(one_device, name):
     tiny.assert_near(params, one_device[1])
 
 
-FAMILY = {  # all switches at once; a period of two layers and one more
-    "n_layers": 5,
-    "n_ctx": 16,
-    "norm": "both",
-    "norm_type": schema.RMSNorm(unit_offset=True),
-    "positions": (schema.Rotary(), schema.Rotary(theta=100.0)),
-    "heads": schema.AttentionHeads(n_kv_heads=1, softcap=3.0, qk_norm=True, sinks=True),
-    "mlp": schema.SwiGLU(d_ff=24),
-    "biases": "none",
-    "tied_output": False,
-    "logits_softcap": 5.0,
-}
+def family(**parts):
+    """All switches at once; a period of two layers and one more."""
+    return config(
+        model={
+            "n_layers": 3,
+            "norm": "both",
+            "norm_type": schema.RMSNorm(unit_offset=True),
+            "positions": (schema.Rotary(), schema.Rotary(theta=100.0)),
+            "heads": schema.AttentionHeads(n_kv_heads=1, softcap=3.0, qk_norm=True, sinks=True),
+            "mlp": schema.SwiGLU(d_ff=24),
+            "biases": "none",
+            "tied_output": False,
+            "logits_softcap": 5.0,
+        },
+        **parts,
+    )
+
+
+@pytest.fixture(scope="module")
+def family_on_one_device():
+    return curve(family(), 1, microbatches=True)
 
 
 @pytest.mark.parametrize("name", ["tensor", "all", "context"])
-def test_a_family_after_gpt3_on_a_mesh(name):
+def test_a_family_after_gpt3_on_a_mesh(family_on_one_device, name):
     """One key and value head, which tensor replicates."""
-    alone, split = (
-        tiny.replace_parts(tiny.config(**FAMILY), mesh=mesh) for mesh in ({}, MESHES[name])
-    )
-    expected, expected_params = curve(alone, 1, microbatches=False)
-    losses, params = curve(split, 8, microbatches=True)
-    np.testing.assert_allclose(losses, expected, rtol=2e-6)
-    tiny.assert_near(params, expected_params)
+    losses, params = curve(family(mesh=MESHES[name]), 8, microbatches=True)
+    np.testing.assert_allclose(losses, family_on_one_device[0], rtol=2e-6)
+    tiny.assert_near(params, family_on_one_device[1])
     assert losses[-1] < losses[0]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -258,3 +259,14 @@ def test_a_record_that_is_set_aside_is_never_overwritten(tmp_path):
         "metrics.jsonl.lost-2": "b",
     }
     events.move_aside(tmp_path / "none", 8)
+
+
+def test_torch_is_hidden_for_a_while_where_it_was_not_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with events._hide_torch(), pytest.raises(ImportError):
+        import torch  # noqa: F401
+    assert "torch" not in sys.modules
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    with events._hide_torch():
+        assert sys.modules["torch"] is sys
+    assert sys.modules["torch"] is sys

@@ -146,7 +146,7 @@ def test_each_state_is_evaluated_sampled_and_saved_when_it_is_due(make_loop):
         assert context.checkpoints.saved[6][1]["record"]["bytes"] == size
         assert "noise_scale" not in record[0]  # one microbatch a step
         assert [r["tokens"] for r in record if "loss" in r] == [96 * n for n in range(1, 7)]
-    assert [h[1] for h in happened if h[0] == "draw"] == [c.directory.name for c in contexts] * 2
+    assert [h[1] for h in happened if h[0] == "draw"] == [c.directory.name for c in contexts]
     first = contexts[0]
     samples = [h for h in happened if h[0] == "sample"]
     assert samples == [("sample", 4, (0, 4), False), ("sample", 6, (0, 6), True)]
@@ -183,6 +183,13 @@ def test_no_step_is_taken_when_every_run_is_abandoned(make_loop, capsys):
     assert [lines(context) for context in contexts] == [[1, 2]] * len(contexts)
     assert [context.checkpoints.steps() for context in contexts] == [[]] * len(contexts)
     assert capsys.readouterr().out.count("there is no checkpoint yet") == len(contexts)
+
+
+def test_a_run_of_long_steps_is_drawn_at_each_checkpoint(make_loop, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_DRAWINGS", -1)
+    train_loop, contexts, happened = make_loop()
+    assert train_loop.run() == "finished"
+    assert [h[1] for h in happened if h[0] == "draw"] == [c.directory.name for c in contexts] * 2
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
