@@ -168,12 +168,13 @@ def _event_proto() -> Any:
 def _hide_torch():
     """tensorboardX imports torch, where that is installed, for a writer that is not used here:
     two seconds of the start of a run."""
-    is_hidden = sys.modules.setdefault("torch", None) is None
+    modules: dict[str, Any] = sys.modules
+    is_hidden = modules.setdefault("torch", None) is None
     try:
         yield
     finally:
         if is_hidden:
-            del sys.modules["torch"]
+            del modules["torch"]
 
 
 class TensorBoardWriter:
