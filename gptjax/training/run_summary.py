@@ -3,6 +3,8 @@
 from typing import Any
 
 from gptjax.config import count
+from gptjax.config.layer import Experts
+from gptjax.config.model import Model
 from gptjax.report.console import si
 from gptjax.runtime import run_dir
 
@@ -56,11 +58,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     )
     n_tokens = batch_schedule.tokens(batch_schedule.n_steps)
     rows = [
-        (
-            "model",
-            f"{count.parameters(c.model):,} parameters; {c.model.n_layers} layers, "
-            f"{c.model.n_heads} heads, {c.model.d_model} wide",
-        ),
+        ("model", describe_model(c.model)),
         ("attention", f"{kernels}, over a context of {c.model.n_ctx:,}"),
         ("data", context.dataset.summary()),
         ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
@@ -90,6 +88,17 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     rereads = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(context))
     reread_rows = [("read again", rereads)] * bool(rereads)
     return rows[:2] + exchange_rows + rows[2:3] + reread_rows + rows[3:]
+
+
+def describe_model(model: Model) -> str:
+    """Returns a line with the parameters and sizes of a model, its experts among them."""
+    line = f"{count.parameters(model):,} parameters"
+    experts = ""
+    match model.mlp:
+        case Experts(n_experts=n, top_k=top_k):
+            line += f", {count.active_parameters(model):,} active for a token"
+            experts = f", {n} experts of which a token takes {top_k}"
+    return f"{line}; {model.n_layers} layers, {model.n_heads} heads, {model.d_model} wide{experts}"
 
 
 def warnings(context: Any) -> list[str]:
