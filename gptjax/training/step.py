@@ -20,15 +20,28 @@ from gptjax.training.state import TrainState
 NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
 
 
+class LossParts(flax.struct.PyTreeNode):
+    """What a microbatch adds to the loss of a step, which is the sum of `loss` over microbatches
+    divided by the sum of `weight`, so that it is a mean over all tokens that count, however they
+    are divided into microbatches.
+
+    loss: in nats. weight: 1 if every token counts; else a share of the tokens, and loss then is the
+    sum over those that count divided by the number of all. router: statistics of the routers of
+    experts."""
+
+    loss: jax.Array
+    weight: jax.Array
+    router: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
 class GradientAccumulation(flax.struct.PyTreeNode):
-    """Sums over microbatches: gradients of their mean losses, losses, squared gradient norms, the
-    number of microbatches, and statistics of the routers of experts."""
+    """Sums over microbatches: the fields of LossParts, their gradients, squared norms of these
+    divided by the weight, and the number of microbatches."""
 
     gradients: Any
-    loss: jax.Array
+    parts: LossParts
     squared_norm: jax.Array
     count: jax.Array
-    router: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +90,22 @@ class TrainStep:
         )
         return nll, experts.mean_statistics(router)
 
-    def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """Returns (the loss of which the gradient is taken, (the mean cross-entropy of a microbatch
-        in nats per token, the statistics of the routers)); the two losses differ by what the
-        routers add."""
+    def loss_fn(self, params, tokens_BT, dropout_key=None) -> tuple[jax.Array, LossParts]:
+        """Returns (the loss of which the gradient is taken, the parts of the loss of a microbatch):
+        the former is parts.loss, the mean cross-entropy, and what the routers add."""
         B, T = tokens_BT.shape[0], tokens_BT.shape[1] - 1
         weights_BT = jnp.full((B, T), 1 / (B * T), jnp.float32)
         mean_loss, router = self._nll(params, tokens_BT, weights_BT, dropout_key)
-        return mean_loss + experts.loss(self.config.model.mlp, router), (mean_loss, router)
+        total = mean_loss + experts.loss(self.config.model.mlp, router)
+        return total, LossParts(mean_loss, jnp.float32(1), router)
 
     def init_accumulator(self, params) -> GradientAccumulation:
         """Returns the sums over zero microbatches."""
         zeros = self.model.sharding.shard_like_params(jax.tree.map(jnp.zeros_like, params))
         names = experts.statistics_names(self.config.model.mlp)
         router = {name: jnp.float32(0) for name in names}
-        return GradientAccumulation(zeros, jnp.float32(0), jnp.float32(0), jnp.int32(0), router)
+        parts = LossParts(jnp.float32(0), jnp.float32(0), router)
+        return GradientAccumulation(zeros, parts, jnp.float32(0), jnp.int32(0))
 
     def accumulate(
         self, params, step, accumulator: GradientAccumulation, tokens_BT
@@ -102,15 +116,14 @@ class TrainStep:
             jax.random.fold_in(jax.random.key(self.config.seed), step), accumulator.count
         )
         grad_fn = jax.value_and_grad(self.loss_fn, has_aux=True)
-        (_, (loss_value, router)), gradients = grad_fn(params, tokens_BT, key)
+        (_, parts), gradients = grad_fn(params, tokens_BT, key)
         gradients = self.model.sharding.shard_like_params(gradients)
         squared_norm = optax.tree.norm(gradients, squared=True)
         return GradientAccumulation(
             jax.tree.map(jnp.add, accumulator.gradients, gradients),
-            accumulator.loss + loss_value,
-            accumulator.squared_norm + squared_norm,
+            jax.tree.map(jnp.add, accumulator.parts, parts),
+            accumulator.squared_norm + _divide(squared_norm, parts.weight),
             accumulator.count + 1,
-            {name: accumulator.router[name] + value for name, value in router.items()},
         )
 
     def update(
@@ -120,8 +133,9 @@ class TrainStep:
         not finite, parameters and optimizer moments are left unchanged and the step is counted as
         skipped."""
         n, c = accumulator.count.astype(jnp.float32), self.config
-        gradients = jax.tree.map(lambda g: g / n, accumulator.gradients)
-        mean_loss, norm = accumulator.loss / n, optax.tree.norm(gradients)
+        weight = accumulator.parts.weight
+        gradients = jax.tree.map(lambda g: g / weight, accumulator.gradients)
+        mean_loss, norm = accumulator.parts.loss / weight, optax.tree.norm(gradients)
         rows = state.rows + accumulator.count * microbatch_rows
         lr = schedule.learning_rate(c.train.schedule, rows.astype(jnp.float32) * c.model.n_ctx)
         with jax.numpy_dtype_promotion(
@@ -136,7 +150,10 @@ class TrainStep:
             (state.params, state.opt_state),
         )
         g2, tr = noise_estimates(
-            accumulator.squared_norm / n, norm**2, n, microbatch_rows * c.model.n_ctx
+            accumulator.squared_norm / weight,
+            norm**2,
+            n,
+            microbatch_rows * c.model.n_ctx * (weight / n),
         )
         has_noise = is_finite & (accumulator.count > 1)
         new_state = TrainState(
@@ -158,7 +175,7 @@ class TrainStep:
             "lr": lr,
             "grad_norm": norm,
             "noise_scale": new_state.noise_tr / new_state.noise_g2,
-        } | {name: total / n for name, total in accumulator.router.items()}
+        } | {name: total / n for name, total in accumulator.parts.router.items()}
         new_state = self.model.sharding.shard_like_params(
             new_state
         )  # as it came in, or the next step would compile again
@@ -207,11 +224,16 @@ def max_microbatch_rows(
     )
 
 
+def _divide(value: jax.Array, weight: jax.Array) -> jax.Array:
+    """value / weight; 0 where the weight is 0, as of a microbatch in which no token counts."""
+    return jnp.where(weight > 0, value / jnp.where(weight > 0, weight, 1), 0)
+
+
 def noise_estimates(small, big, n, tokens) -> tuple[jax.Array, jax.Array]:
     """Returns unbiased estimates of |G|^2 and tr(Sigma) (McCandlish et al., 1812.06162, Appendix
     A.1). tr(Sigma) / |G|^2 is the gradient noise scale B_simple, here in tokens. small: mean |G|^2
-    of n microbatches of `tokens` tokens each; big: |G|^2 of their mean gradient. Not finite for n =
-    1."""
+    of n microbatches of `tokens` tokens each, or of as many on average, if the mean is weighted by
+    them; big: |G|^2 of their mean gradient. Not finite for n = 1."""
     b_small, b_big = tokens * 1.0, n * tokens
     g2 = (b_big * big - b_small * small) / (b_big - b_small)
     return g2, (small - big) / (1 / b_small - 1 / b_big)

@@ -106,16 +106,17 @@ class ClassificationStep(step.TrainStep):
         )
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """Returns (the loss of which the gradient is taken, (L3 of equation 5, the statistics of
-        the routers)), of rows of EncodedExamples. L3 is the classifier's cross-entropy plus
-        lm_weight times the language model's, the latter a mean over the tokens of each sequence
-        first (released train.py). Nats, averaged over examples."""
+        """Returns (the loss of which the gradient is taken, the parts of the loss of a microbatch),
+        of rows of EncodedExamples. The loss is L3 of equation 5: the classifier's cross-entropy
+        plus lm_weight times the language model's, the latter a mean over the tokens of each
+        sequence first (released train.py). Nats, averaged over examples."""
         assert self.config.task is not None
         y_BC, labels_B, x_MTD, router = self.scores(params, tokens_BT, dropout_key)
         total = jnp.mean(task_loss(y_BC, labels_B))
         if self.config.task.lm_weight:
             total += self.config.task.lm_weight * self._language_loss(params, tokens_BT, x_MTD)
-        return total + experts.loss(self.config.model.mlp, router), (total, router)
+        router_loss = experts.loss(self.config.model.mlp, router)
+        return total + router_loss, step.LossParts(total, jnp.float32(1), router)
 
     def _language_loss(self, params, tokens_BT, x_MTD):
         """The language model's cross-entropy on rows of EncodedExamples. x_MTD: its states."""

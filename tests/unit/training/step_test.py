@@ -71,7 +71,7 @@ class Keyed(step.TrainStep):
 
     def loss_fn(self, params, tokens_BT, dropout_key=None):
         drawn = jax.random.uniform(dropout_key) + 0 * params["bias_D"].sum()
-        return drawn, (drawn, {})
+        return drawn, step.LossParts(drawn, jnp.float32(1))
 
 
 def test_dropout_masks_change_with_seed_step_and_microbatch():
@@ -82,7 +82,7 @@ def test_dropout_masks_change_with_seed_step_and_microbatch():
     def drawn(seed, number, microbatch):
         keyed = Keyed(dataclasses.replace(c, seed=seed), built.model, built.tx)
         sums = keyed.init_accumulator(params).replace(count=jnp.int32(microbatch))
-        return float(keyed.accumulate(params, jnp.int32(number), sums, rows).loss)
+        return float(keyed.accumulate(params, jnp.int32(number), sums, rows).parts.loss)
 
     assert drawn(0, 0, 0) == drawn(0, 0, 0)
     assert len({drawn(*which) for which in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}) == 4
@@ -157,7 +157,8 @@ def test_loss_and_gradient_must_both_be_finite(loss, gradient):
     gradients = jax.tree.map(jnp.ones_like, state.params) | {
         "token_VD": jnp.full_like(state.params["token_VD"], gradient)
     }
-    sums = step.GradientAccumulation(gradients, jnp.float32(loss), jnp.float32(1), jnp.int32(1))
+    parts = step.LossParts(jnp.float32(loss), jnp.float32(1))
+    sums = step.GradientAccumulation(gradients, parts, jnp.float32(1), jnp.int32(1))
     after, values = jax.jit(built.update, static_argnums=2)(state, sums, 8)
     jax.tree.map(
         np.testing.assert_array_equal,
