@@ -24,9 +24,11 @@ from typing import Any, TypeVar
 from gptjax.config import parse
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
+from gptjax.config.sft import Sft
 from gptjax.config.sweep import Sweep
 from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
+from gptjax.configs import sft as conversation_recipes
 
 CONFIGS = {
     **small.CONFIGS,
@@ -34,10 +36,12 @@ CONFIGS = {
     **families.CONFIGS,
 }  # name -> a function that returns a Config
 FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
-Recipe = TypeVar("Recipe", Config, Finetuning, Sweep)
+SFT = conversation_recipes.SFT  # name -> a function that returns a Sft
+Recipe = TypeVar("Recipe", Config, Finetuning, Sft, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
     Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
+    Sft: ("recipe of conversations", "gptjax.sft --config"),
     Sweep: ("sweep", "gptjax.sweep --sweep"),
 }  # type of a recipe -> (what it is called, what takes it)
 
@@ -52,6 +56,10 @@ def config(name: str) -> Config:
     if real in FINETUNING:
         raise ValueError(
             f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
+        )
+    if real in SFT:
+        raise ValueError(
+            f"{name} is a recipe of conversations: python -m gptjax.sft --config={name} --init=RUN"
         )
     if real not in CONFIGS:
         hint = f"{_suggest(name, [*CONFIGS, *ladder.ALIASES])} (python -m gptjax.plan shows all)"
@@ -69,6 +77,18 @@ def finetuning(name: str) -> Finetuning:
         hint = _suggest(name, list(FINETUNING))
         raise ValueError(f"no fine-tuning recipe is called {parse.quote(name)}; {hint}")
     return FINETUNING[name]()
+
+
+def sft(name: str) -> Sft:
+    """Returns the recipe of conversations with this name, or FILE.py:NAME. Raises a one-line
+    ValueError if there is none.
+    """
+    if is_in_file(name):
+        return _read_from_file(name, Sft)
+    if name not in SFT:
+        hint = _suggest(name, list(SFT))
+        raise ValueError(f"no recipe of conversations is called {parse.quote(name)}; {hint}")
+    return SFT[name]()
 
 
 def sweep(name: str) -> Sweep:

@@ -65,9 +65,9 @@ def main(arguments: list[str]) -> int:
 
     sync.BucketSync(directory, bucket).download()
     config = run_dir.load_config(directory)
-    if config.task is None:
+    if not isinstance(config.task, ClassificationTask):
         raise ValueError(
-            f"{directory} was not fine-tuned: it has no labels to give; make such a run with "
+            f"{directory} was not fine-tuned on labels: it has none to give; make such a run with "
             "python -m gptjax.finetune"
         )
     examples = read_examples(config.task, args.text, args.format)
@@ -136,7 +136,7 @@ def label(
     from gptjax.training.classification import metrics, model, transformations
 
     xla_options.configure_runtime()
-    assert config.task is not None
+    assert isinstance(config.task, ClassificationTask)
     task, spec = config.task, config.data.tokenizer
     tokenizer = build.build(build.spec_in(spec, directory))
     mesh = device_mesh.make_mesh(config.mesh)

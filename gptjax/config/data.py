@@ -119,7 +119,17 @@ class Tiktoken:
     """Whose regular expression and special tokens, which the file does not say."""
 
 
-Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson | Tiktoken
+@record
+class ChatTokens:
+    """A tokenizer without a chat template, and after its ids those of <|system|>, <|user|>,
+    <|assistant|> and <|end|>: of a model that continued text and was fine-tuned on conversations.
+    """
+
+    base: Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
+    """The tokenizer of the model that continued text."""
+
+
+Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson | Tiktoken | ChatTokens
 
 
 @record

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gptjax.config import count
+from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
 
 # Upper bound of a microbatch on CPU, in tokens. Larger ones are no faster there, and the progress
@@ -53,4 +54,4 @@ def free_device_memory(config: Config, mesh: Any) -> int:
 def sequences_per_row(config: Config) -> int:
     """Returns the number of token sequences that the model reads for one row of a batch: 1, or
     for a classification task the sequences of one example (GPT-1 section 3.3)."""
-    return 1 if config.task is None else config.task.n_sequences
+    return config.task.n_sequences if isinstance(config.task, ClassificationTask) else 1

@@ -75,9 +75,10 @@ def load_params(
     state: Any, weights: Any, model: Model, progress: Callable[[float, str], None]
 ) -> Any:
     """Returns the state with the parameters of a weights.load.Weights, sharded as those of the
-    state were; learned positions are extended or cut to those of `model`. progress(fraction, name
-    of the leaf) is called for each leaf."""
+    state were; learned positions are extended or cut to those of `model`, and tables of tokens get
+    rows of zeros. progress(fraction, name of the leaf) is called for each leaf."""
     import jax
+    import jax.numpy as jnp
 
     from gptjax.model import embedding
 
@@ -85,17 +86,28 @@ def load_params(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
     jax.tree.map(lambda x: x.delete(), state.params)  # makes room for those that come
-    table = abstract_params.get("position_TD")
-    n_stored = weights.config.model.n_ctx
-    if table is None or n_stored == model.n_ctx:
-        return state.replace(params=weights.load_params(abstract_params, progress))
-    stored = jax.ShapeDtypeStruct((n_stored, model.d_model), table.dtype, sharding=table.sharding)
-    params = weights.load_params(abstract_params | {"position_TD": stored}, progress)
-    resize = jax.jit(
-        embedding.resize_positions, static_argnums=(1, 2), out_shardings=table.sharding
-    )
-    position_TD = resize(params["position_TD"], model.n_ctx, model.init.longer_positions)
-    return state.replace(params=params | {"position_TD": position_TD})
+    stored, resize = dict(abstract_params), {}
+    if "position_TD" in stored and weights.config.model.n_ctx != model.n_ctx:
+        stored["position_TD"] = _with_rows(stored["position_TD"], weights.config.model.n_ctx)
+        resize["position_TD"] = lambda table: embedding.resize_positions(
+            table, model.n_ctx, model.init.longer_positions
+        )
+    n_stored = weights.config.model.n_vocab_padded
+    for name in {"token_VD", "output_VD"} & set(stored) if n_stored < model.n_vocab_padded else ():
+        stored[name] = _with_rows(stored[name], n_stored)
+        resize[name] = lambda table: jnp.pad(table, ((0, model.n_vocab_padded - n_stored), (0, 0)))
+    params = weights.load_params(stored, progress)
+    for name, fn in resize.items():
+        fn = jax.jit(fn, out_shardings=abstract_params[name].sharding)
+        params = params | {name: fn(params[name])}
+    return state.replace(params=params)
+
+
+def _with_rows(table: Any, n_rows: int) -> Any:
+    """The ShapeDtypeStruct of a table with another number of rows."""
+    import jax
+
+    return jax.ShapeDtypeStruct((n_rows, *table.shape[1:]), table.dtype, sharding=table.sharding)
 
 
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:

@@ -62,13 +62,23 @@ class TrainStep:
 
     def _nll(self, params, tokens_BT, weights_BT, dropout_key):
         """Returns (`nll`, the statistics of the routers of experts)."""
-        inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         segments_BT = positions_BT = None
         if self.config.data.separates_documents:
             assert self.end_of_text is not None  # build() refuses it
-            segments_BT = gpt.segment_ids(inputs_BT, self.end_of_text)
+            segments_BT = gpt.segment_ids(tokens_BT[:, :-1], self.end_of_text)
             if self.config.data.document_attention == "restart":
                 positions_BT = gpt.segment_positions(segments_BT)
+        return self.segment_nll(
+            params, tokens_BT, weights_BT, segments_BT, positions_BT, dropout_key
+        )
+
+    def segment_nll(
+        self, params, tokens_BT, weights_BT, segments_BT, positions_BT, dropout_key
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `nll`, with the statistics of the routers of experts. segments_BT: ids of the texts of
+        each row's n_ctx inputs, which do not attend to each other, or None; positions_BT: the
+        position of each input, or None (gpt.GPT)."""
+        inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD, router = self.model.apply(
             {"params": params},

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import jax
 
 from gptjax.config import continuation, data, overrides, parse, schema
+from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir
@@ -131,7 +132,7 @@ class RunWeights:
     ):
         self.path, self._run_config, self._wanted_step = path, run_dir.load_config(path), step
         self._step: int | None = None  # of the parameters that were read
-        if self._run_config.task is not None:
+        if isinstance(self._run_config.task, ClassificationTask):
             raise ValueError(
                 f"{path} is a classifier fine-tuned on {self._run_config.name} and cannot generate "
                 "text; its predictions are in predictions/; give the pre-trained run"

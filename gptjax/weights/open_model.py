@@ -46,7 +46,7 @@ class LoadedModel:
         return inference.prepare(self.train_step.model, self.params)
 
     @functools.cached_property
-    def chat_template(self) -> chat_template.ChatTemplate:
+    def chat_template(self) -> chat_template.ChatTemplate | chat_template.TurnTemplate:
         """How the model was trained to read a conversation. ValueError if it was not."""
         return chat_template.of(self.tokenizer)
 

@@ -2,6 +2,7 @@
 a stream. Every error is one line that names the file."""
 
 import collections
+import contextlib
 import itertools
 import os
 import pathlib
@@ -138,16 +139,8 @@ def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, di
 def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
     """Yields the values of a column of strings, read in batches; None where one is null."""
     import pyarrow
-    import pyarrow.parquet
 
-    try:
-        compression_suffix = find_files.file_type(file)[1]
-        source = (
-            pyarrow.BufferReader(memoryview(_read_plain(stream, str(file))))
-            if compression_suffix
-            else stream
-        )
-        table = pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
+    with _open_parquet(stream, file) as table:
         kind = _string_column_type(table.schema_arrow, file, field)
         row = 0
         for batch in table.iter_batches(batch_size=1024, columns=[field]):
@@ -165,6 +158,32 @@ def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[s
                     parse.utf8(value.as_py() or b"", f"{file} row {row + n + 1:,}")
                 raise
             row += len(column)
+
+
+def read_parquet_rows(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (row number from 1, its columns) for each row, read in batches."""
+    with _open_parquet(stream, file) as table:
+        batches = table.iter_batches(batch_size=1024)
+        try:
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+        except UnicodeDecodeError:
+            raise ValueError(f"{file} has text that is not UTF-8: write it again") from None
+
+
+@contextlib.contextmanager
+def _open_parquet(stream: BinaryIO, file: pathlib.Path) -> Iterator[Any]:
+    """The open parquet file. Raises ValueError, in one line, if it is damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        compression_suffix = find_files.file_type(file)[1]
+        source = (
+            pyarrow.BufferReader(memoryview(_read_plain(stream, str(file))))
+            if compression_suffix
+            else stream
+        )
+        yield pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
     except pyarrow.ArrowException as error:
         raise ValueError(
             f"{file} is not a readable parquet file: {str(error).splitlines()[0]}"

@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 from gptjax.config import data, parse
 from gptjax.data import unicode
 from gptjax.data.tokenizers import (
+    chat_tokens,
     gpt1_bpe,
     gpt2_bpe,
     json_tokenizer,
@@ -82,6 +83,8 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
     """Writes into a run the files of its tokenizer that the config names by a path, or that were
     trained for it."""
     match tokenizer, spec:
+        case chat_tokens.ChatTokens(base=base), data.ChatTokens(base=base_spec):
+            save_files(base, base_spec, run)
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model, config=config), _:
             if config is not None:
                 atomic.save(run / sentencepiece_tokenizer.CONFIG_FILE, config)
@@ -98,6 +101,8 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
 def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     """Returns the config of a run's tokenizer with the path of the files that `save_files` wrote;
     `spec` itself if there are none."""
+    if isinstance(spec, data.ChatTokens):
+        return dataclasses.replace(spec, base=spec_in(spec.base, run))
     if isinstance(spec, data.SentencePiece):
         return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
     if (
@@ -115,7 +120,12 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
 def without_path(spec: data.Tokenizer) -> data.Tokenizer:
     """Returns the config of a tokenizer without the path of its files, as config.json next to such
     files has it."""
-    return spec if isinstance(spec, data.Bytes) else dataclasses.replace(spec, path=None)
+    match spec:
+        case data.Bytes():
+            return spec
+        case data.ChatTokens(base=base):
+            return dataclasses.replace(spec, base=without_path(base))
+    return dataclasses.replace(spec, path=None)
 
 
 def _published_files(spec: data.Gpt1Bpe | data.Gpt2Bpe) -> openai_files.PublishedFiles:
@@ -161,6 +171,8 @@ def build(
                 "data.tokenizer=TokenizerJson() names no file: give the model's tokenizer.json, "
                 "TokenizerJson(path=...)"
             )
+        case data.ChatTokens(base=base):
+            return chat_tokens.ChatTokens(build(base, model_path, texts))
         case data.Tiktoken():
             return json_tokenizer.JsonTokenizer(*tiktoken_file.tokenizer_files(spec))
         case _:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gptjax.config import parse
-from gptjax.data.tokenizers import control_tokens, json_tokenizer
+from gptjax.data.tokenizers import chat_tokens, control_tokens, json_tokenizer
 from gptjax.data.tokenizers.build import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -85,6 +85,11 @@ class ChatTemplate:
         found = self._encoder.pattern.search(text, text.rfind(answer))
         return found[0] if found else None
 
+    @property
+    def end_of_turn_id(self) -> int | None:
+        """The id of `end_of_turn`."""
+        return None if self.end_of_turn is None else self._encoder.encode(self.end_of_turn)[0]
+
     @functools.cached_property
     def _encoder(self) -> control_tokens.MarkedEncoder:
         """Its names: the control tokens, and the added tokens that the template spells, such as
@@ -119,14 +124,54 @@ class ChatTemplate:
         )
 
 
-def of(tokenizer: Tokenizer) -> ChatTemplate:
+class TurnTemplate:
+    """The template of tokenizers.chat_tokens.ChatTokens:
+    <|user|>question<|end|><|assistant|>answer<|end|>."""
+
+    end_of_turn = chat_tokens.NAMES[-1]
+
+    def __init__(self, tokenizer: chat_tokens.ChatTokens):
+        self._tokenizer = tokenizer
+        self.end_of_turn_id = tokenizer.id(self.end_of_turn)
+
+    def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+        """As ChatTemplate.render."""
+        return "".join(
+            f"{name}{text}" for name, text in self._parts(messages, add_generation_prompt)
+        )
+
+    def encode(self, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
+        """As ChatTemplate.encode."""
+        ids: list[int] = [*self._tokenizer.text_prefix]
+        for name, text in self._parts(messages, add_generation_prompt):
+            ids += [self._tokenizer.id(name), *self._tokenizer.encode(text)]
+        return ids
+
+    def _parts(self, messages: Messages, add_generation_prompt: bool) -> Iterator[tuple[str, str]]:
+        """(a control token, the text after it) of a conversation."""
+        for number, message in enumerate(check_messages(messages)):
+            if message["role"] not in chat_tokens.ROLES:
+                raise ValueError(
+                    f"message {number} of the conversation is of {parse.quote(message['role'])}: "
+                    f"this model knows {', '.join(chat_tokens.ROLES)}"
+                )
+            yield f"<|{message['role']}|>", message["content"]
+            yield self.end_of_turn, ""
+        if add_generation_prompt:
+            yield "<|assistant|>", ""
+
+
+def of(tokenizer: Tokenizer) -> ChatTemplate | TurnTemplate:
     """Returns the chat template of a tokenizer's model: tokenizer_config.json's `chat_template`,
-    the file chat_template.jinja, or a GGUF's. Of several named ones that named "default". Raises
-    ValueError if there is none."""
+    the file chat_template.jinja, or a GGUF's; that of ChatTokens. Of several named ones that named
+    "default". Raises ValueError if there is none."""
+    if isinstance(tokenizer, chat_tokens.ChatTokens):
+        return TurnTemplate(tokenizer)
     if not isinstance(tokenizer, json_tokenizer.JsonTokenizer):
         raise ValueError(
             "this model has no chat template: it continues text; one that chats has a "
-            "tokenizer.json and a chat_template.jinja, or is a GGUF file"
+            "tokenizer.json and a chat_template.jinja, is a GGUF file, or was fine-tuned on "
+            "conversations by gptjax.sft"
         )
     source = tokenizer.settings.get("chat_template")
     if isinstance(source, list):

@@ -102,7 +102,7 @@ class ExampleDataset:
     epoch; each epoch leaves out the examples that do not fill a batch."""
 
     def __init__(self, source: Examples, config: Config, rows: np.ndarray):
-        assert config.task is not None
+        assert isinstance(config.task, ClassificationTask)
         self._source, self._rows, self._seed = source, rows, config.seed
         self.tokenizer, self.digest, self.summary = source.tokenizer, source.digest, source.summary
         self._rows_per_epoch = len(rows) // config.task.batch_examples * config.task.batch_examples

@@ -100,7 +100,7 @@ class ClassificationStep(step.TrainStep):
         return y_BC, task_loss(y_BC, labels_B)
 
     def split_rows(self, rows_BT):
-        assert self.config.task is not None
+        assert isinstance(self.config.task, ClassificationTask)
         return transformations.split_rows(
             rows_BT, self.config.task.n_sequences, self.config.model.n_ctx
         )
@@ -110,7 +110,7 @@ class ClassificationStep(step.TrainStep):
         of rows of EncodedExamples. The loss is L3 of equation 5: the classifier's cross-entropy
         plus lm_weight times the language model's, the latter a mean over the tokens of each
         sequence first (released train.py). Nats, averaged over examples."""
-        assert self.config.task is not None
+        assert isinstance(self.config.task, ClassificationTask)
         y_BC, labels_B, x_MTD, router = self.scores(params, tokens_BT, dropout_key)
         total = jnp.mean(task_loss(y_BC, labels_B))
         if self.config.task.lm_weight:
@@ -153,7 +153,7 @@ def task_loss(y_BC: jax.Array, label_B: jax.Array) -> jax.Array:
 
 def build(config: schema.Config, platform: str, mesh: jax.sharding.Mesh) -> ClassificationStep:
     """The step of a config with a task, on a mesh."""
-    assert config.task is not None
+    assert isinstance(config.task, ClassificationTask)
     sharding = rules.Sharding(rules.for_config(config, mesh), mesh)
     model = Classifier(
         config.model, gpt.execution_policy(config.compute, platform), sharding, config.task

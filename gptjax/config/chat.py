@@ -1,0 +1,43 @@
+"""Config of supervised fine-tuning on conversations: InstructGPT (2203.02155) section 3.5 and
+appendix C.1."""
+
+from typing import Annotated, Literal
+
+from gptjax.config.record import Bounds, Fraction, Positive, Rows, record
+
+
+@record
+class Conversations:
+    """Conversations of which the assistant's turns are learned, each up to the token that ends it.
+
+    The data are .jsonl or .parquet files, in one of these forms:
+    messages: `messages`, a list of {"role": "user", "content": "Hello"};
+    completion: `prompt` and `completion`, texts or lists of messages;
+    alpaca: `instruction`, `input` (may be empty) and `output`;
+    sharegpt: `conversations`, a list of {"from": "human", "value": "Hello"};
+    hh: `chosen`, a text of turns that begin with "Human:" and "Assistant:", as HH-RLHF's.
+    """
+
+    train: str
+    """A file, a directory or a glob of training conversations (.jsonl or .parquet)."""
+    dev: str | None = None
+    """The same of those to validate on; None: `dev_fraction` of train."""
+    dev_fraction: Fraction = 0.05
+    """Share of the training conversations that is held out, chosen by a hash of their text."""
+    form: Literal["auto", "messages", "completion", "alpaca", "sharegpt", "hh"] = "auto"
+    """Form of a line or row; auto: by the columns of the first."""
+    rows: Literal["packed", "single"] = "packed"
+    """Several conversations in a row, which do not attend to each other and whose positions begin
+    anew; or one conversation a row, and padding. The loss is the same."""
+    too_long: Literal["drop", "truncate"] = "drop"
+    """A conversation longer than the context is left out, or loses its end."""
+    epochs: Annotated[int, Bounds(1, 10_000)] = 3
+    """Times that the conversations are read."""
+    batch_rows: Rows = 32
+    """Rows of a step."""
+    peak_lr: Positive = 1e-5
+    """Highest learning rate."""
+    warmup_fraction: Fraction = 0.0
+    """Share of the steps in which the learning rate rises."""
+    final_fraction: Annotated[float, Bounds(0, 1)] = 0.1
+    """Learning rate at the end of the cosine, as a share of peak_lr."""

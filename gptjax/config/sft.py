@@ -1,0 +1,96 @@
+"""A recipe of supervised fine-tuning on conversations; with a pre-trained config and the number of
+rows it becomes a Config."""
+
+import dataclasses
+
+from gptjax.config.chat import Conversations
+from gptjax.config.record import Seed, record
+from gptjax.config.schema import (
+    AdamW,
+    Compute,
+    Config,
+    Context,
+    Cosine,
+    Data,
+    Dropout,
+    Loop,
+    Mesh,
+    Train,
+)
+
+
+@record
+class Sft:
+    """A recipe of supervised fine-tuning on conversations."""
+
+    name: str
+    """Name of the recipe: its runs lie in runs/NAME."""
+    task: Conversations
+    """The conversations, and how they are learned."""
+    n_ctx: Context | None = None
+    """Tokens of a row; None: the context of the pre-trained model. More learned positions than it
+    has are made by model.init.longer_positions."""
+    optimizer: AdamW = AdamW(weight_decay=0.0)
+    """Optimizer and its constants. InstructGPT's appendix C gives b1=0.9 and b2=0.95 and no weight
+    decay; eps and the clipping are GPT-3's [chosen]."""
+    dropout: Dropout = Dropout()
+    """Dropout probabilities of the model."""
+    compute: Compute = Compute()
+    """Precision and kernels."""
+    mesh: Mesh = Mesh()
+    """Devices along each axis."""
+    loop: Loop = Loop(sample_tokens=64)
+    """Logging; evaluation, samples and saving are once an epoch, and every epoch is kept."""
+    seed: Seed = 0
+    """Of the order of the rows and of dropout."""
+
+
+def resolve_config(
+    recipe: Sft, pretrained: Config, chat_data: Data, n_vocab: int, n_rows: int
+) -> Config:
+    """Returns the Config of a run. pretrained: of the model; chat_data: its data with the tokenizer
+    that has a chat template; n_vocab: the ids that the model then has; n_rows: of training data.
+
+    An epoch is n_rows // batch_rows steps, so up to a batch of rows is left out, others each epoch.
+    Raises ValueError if there are fewer rows than a batch, and if a period is set that the epoch
+    determines."""
+    task, loop = recipe.task, recipe.loop
+    for name in ("every_eval", "every_save", "keep_last", "every_sample"):
+        if getattr(loop, name) != getattr(Loop(), name):
+            raise ValueError(
+                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates, samples and saves "
+                "every epoch and keeps all checkpoints; leave it out"
+            )
+    steps = n_rows // task.batch_rows
+    if not steps:
+        raise ValueError(
+            f"{n_rows} rows of training conversations are fewer than "
+            f"task.batch_rows={task.batch_rows}; give more conversations, or a smaller batch"
+        )
+    n_ctx = recipe.n_ctx or pretrained.model.n_ctx
+    total_tokens = task.epochs * steps * task.batch_rows * n_ctx
+    return Config(
+        name=recipe.name,
+        model=dataclasses.replace(
+            pretrained.model, n_vocab=n_vocab, n_ctx=n_ctx, dropout=recipe.dropout
+        ),
+        data=dataclasses.replace(chat_data, document_attention="restart"),
+        train=Train(
+            total_tokens=total_tokens,
+            batch_tokens=task.batch_rows * n_ctx,
+            schedule=Cosine(
+                peak_lr=task.peak_lr,
+                warmup_tokens=int(task.warmup_fraction * total_tokens),
+                decay_tokens=total_tokens,
+                final_fraction=task.final_fraction,
+            ),
+            optimizer=recipe.optimizer,
+        ),
+        compute=recipe.compute,
+        mesh=recipe.mesh,
+        loop=dataclasses.replace(
+            loop, every_eval=steps, every_save=steps, keep_last=task.epochs, every_sample=steps
+        ),
+        seed=recipe.seed,
+        task=task,
+    )

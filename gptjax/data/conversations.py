@@ -1,0 +1,252 @@
+"""Conversations from files, and as token ids of which some are learned."""
+
+import collections
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from gptjax.config import find_files, parse
+from gptjax.data.sources import compression, files
+from gptjax.data.tokenizers import chat_template
+
+Message = dict[str, str]
+Template = chat_template.ChatTemplate | chat_template.TurnTemplate
+FORM_COLUMNS = {  # form -> the columns it is known by
+    "messages": ("messages",),
+    "completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+    "hh": ("chosen",),
+}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+class Unusable(ValueError):
+    """A conversation that cannot be learned from; its text is the reason, the same for all such
+    conversations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The ids of a conversation, and for each whether it is learned, that is, predicted by the
+    model as a part of an answer."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+def read(path: str, form: str) -> Iterator[tuple[str, list[Message]]]:
+    """Yields (where it stands, messages) for each conversation of the .jsonl and .parquet files
+    that `path` names; of an unusable one no messages are given (an empty list).
+
+    form: of config.chat.Conversations. Raises ValueError, in one line, for a file that is missing
+    or damaged, for a form that cannot be recognized, and for a line that is not of the form."""
+    for file in find_files.find(path).states:
+        kind, suffix = find_files.file_type(file)
+        if kind not in (".jsonl", ".parquet"):
+            raise ValueError(f"{file}: give conversations as .jsonl or .parquet")
+        for where, row in _rows(file, kind, suffix):
+            if form == "auto":
+                form = _recognize(where, row)
+            yield where, _messages(where, row, form)
+
+
+def check(messages: Sequence[Message]) -> None:
+    """Raises Unusable unless the messages are a conversation: turns of a user and an assistant
+    alternate, perhaps after one message of the system, none of them is empty, and the assistant
+    has a turn."""
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    expected = [("user", "assistant")[n % 2] for n in range(len(turns))]
+    if turns != expected:
+        raise Unusable("roles out of order")
+    if "assistant" not in turns:
+        raise Unusable("no turn of the assistant")
+    if not all(message["content"].strip() for message in messages):
+        raise Unusable("an empty turn")
+
+
+def encode(template: Template, messages: Sequence[Message]) -> Encoded:
+    """Returns a conversation as the template writes it. Learned are the assistant's turns, from the
+    first token that the model would write to the control token that ends the turn.
+
+    Raises Unusable for a conversation that `check` refuses, and if the template does not write the
+    turns one after the other: if the ids up to a turn are not those that the model would see when
+    it writes the turn, or if no control token follows an answer."""
+    check(messages)
+    ids = template.encode(messages, add_generation_prompt=False)
+    learned = [False] * len(ids)
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = template.encode(messages[:number], add_generation_prompt=True)
+        after = template.encode(messages[: number + 1], add_generation_prompt=False)
+        if ids[: len(before)] != before or ids[: len(after)] != after:
+            raise Unusable("the chat template writes earlier turns another way")
+        start, stop = len(before), len(after)
+        ends = [n for n in range(start, stop) if ids[n] == template.end_of_turn_id]
+        if not ends:
+            raise Unusable("the chat template writes no control token after an answer")
+        for position in range(start, ends[-1] + 1):
+            learned[position] = True
+    return Encoded(ids, learned)
+
+
+def encode_all(
+    conversations: Iterator[tuple[str, list[Message]]],
+    template: Template,
+    n_ctx: int,
+    too_long: str,
+    print_line: Callable[[str], None],
+    name: str,
+) -> list[tuple[list[Message], Encoded]]:
+    """Returns the conversations that can be learned from, each with at most n_ctx + 1 ids. What is
+    dropped or truncated is counted by reason and printed, with the first place of each.
+
+    too_long, name: "drop" or "truncate"; of the split, for the lines. Raises ValueError if none is
+    left."""
+    kept, notes = [], collections.Counter[str]()
+    first_places: dict[str, str] = {}
+    for where, messages in conversations:
+        note = None
+        try:
+            encoded = encode(template, messages)
+            if len(encoded.ids) > n_ctx + 1 and too_long == "drop":
+                raise Unusable(f"longer than the context of {n_ctx:,} tokens")
+            if len(encoded.ids) > n_ctx + 1:
+                note = f"truncated to the context of {n_ctx:,} tokens"
+                encoded = Encoded(encoded.ids[: n_ctx + 1], encoded.learned[: n_ctx + 1])
+            if not any(encoded.learned):
+                raise Unusable("truncated before the first answer")
+            kept.append((messages, encoded))
+        except Unusable as error:
+            note = f"dropped: {error}"
+        except ValueError as error:  # of the template
+            note = f"dropped: {parse.one_line(str(error), 200)}"
+        if note is not None:
+            notes[note] += 1
+            first_places.setdefault(note, where)
+    for note, count in notes.most_common():
+        print_line(f"{name}: {count:,} conversations {note} (first: {first_places[note]})")
+    if not kept:
+        raise ValueError(
+            f"{name}: no conversation is left to learn from"
+            + "".join(f"; {count:,} {note}" for note, count in notes.most_common(3))
+        )
+    return kept
+
+
+def _rows(file: pathlib.Path, kind: str, suffix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with file.open("rb") as raw:
+            stream = compression.decompress(raw, suffix)
+            if kind == ".jsonl":
+                for number, row in files.read_objects(stream, file):
+                    yield f"{file} line {number:,}", row
+                return
+            for number, row in files.read_parquet_rows(stream, file):
+                yield f"{file} row {number:,}", row
+    except compression.CorruptFile as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _recognize(where: str, row: dict[str, Any]) -> str:
+    for form, columns in FORM_COLUMNS.items():
+        if all(column in row for column in columns):
+            return form
+    forms = "; ".join(f"{form}: {' and '.join(columns)}" for form, columns in FORM_COLUMNS.items())
+    raise ValueError(
+        f"{where} has {', '.join(row) or 'nothing'}, which is no form of conversations ({forms})"
+    )
+
+
+def _messages(where: str, row: dict[str, Any], form: str) -> list[Message]:
+    """The messages of a row. ValueError if it is not of the form."""
+    missing = [column for column in FORM_COLUMNS[form] if column not in row]
+    if missing:
+        raise ValueError(
+            f"{where} has no {missing[0]!r}, which the form {form} has: it has "
+            f"{', '.join(row) or 'nothing'}; set task.form"
+        )
+    match form:
+        case "messages":
+            return _list_of_messages(where, row["messages"], "messages", "role", "content")
+        case "completion":
+            parts = [(row["prompt"], "user"), (row["completion"], "assistant")]
+            found = []
+            for value, role in parts:
+                found += (
+                    [{"role": role, "content": value}]
+                    if isinstance(value, str)
+                    else _list_of_messages(where, value, "prompt or completion", "role", "content")
+                )
+            return found
+        case "alpaca":
+            texts = [
+                _text(where, name, row[name]) if row.get(name) is not None else ""
+                for name in ("instruction", "input", "output")
+            ]
+            question = "\n\n".join(text for text in texts[:2] if text)
+            return [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": texts[2]},
+            ]
+        case "sharegpt":
+            found = _list_of_messages(where, row["conversations"], "conversations", "from", "value")
+            for message in found:
+                if message["role"] not in SHAREGPT_ROLES:
+                    raise ValueError(
+                        f"{where}: a turn is from {parse.quote(message['role'])}: it must be of "
+                        f"{', '.join(SHAREGPT_ROLES)}"
+                    )
+            return [{"role": SHAREGPT_ROLES[m["role"]], "content": m["content"]} for m in found]
+        case _:
+            return split_hh(where, _text(where, "chosen", row["chosen"]))
+
+
+def split_hh(where: str, text: str) -> list[Message]:
+    """Returns the messages of a text of HH-RLHF, whose turns begin with "\\n\\nHuman: " and
+    "\\n\\nAssistant: "."""
+    before, *parts = HH_TURN.split(text)
+    if before.strip() or not parts:
+        raise ValueError(
+            f'{where}: its text does not begin with "\\n\\nHuman: ", as those of HH-RLHF do; set '
+            "task.form"
+        )
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        {"role": roles[who], "content": content}
+        for who, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def _list_of_messages(
+    where: str, value: Any, column: str, role: str, content: str
+) -> list[Message]:
+    if not isinstance(value, list) or not all(
+        isinstance(m, dict) and isinstance(m.get(role), str) and isinstance(m.get(content), str)
+        for m in value
+    ):
+        raise ValueError(
+            f"{where}: {column} is {parse.quote(value)}, not a list of "
+            f'{{"{role}": ..., "{content}": ...}} with texts'
+        )
+    return [{"role": m[role], "content": m[content]} for m in value]
+
+
+def _text(where: str, column: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {column} is {parse.quote(value)}, not a text")
+    return value

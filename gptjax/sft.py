@@ -1,0 +1,121 @@
+"""Fine-tune a model on conversations: `python -m gptjax.sft --config=sft --init=RUN --set
+task.train=FILE`. InstructGPT (2203.02155) section 3.5, its first step."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+from gptjax import cli, train
+from gptjax.config import data, find_files, overrides, parse
+from gptjax.config import sft as sft_config
+from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.schema import Config
+from gptjax.configs import registry
+from gptjax.distributed import cluster
+from gptjax.runtime import run_dir
+from gptjax.training import loop, resume
+
+EXAMPLE = "python -m gptjax.sft --config=sft --init=runs/nano --set task.train=conversations.jsonl"
+
+
+@find_files.list_once()
+def main(arguments: list[str]) -> int:
+    """Exit status as gptjax.train's."""
+    parser = cli.make_config_parser(
+        "sft",
+        "Fine-tune a model on conversations. The same command continues an interrupted run.",
+        EXAMPLE,
+    )
+    parser.add_argument(
+        "--init",
+        metavar="PATH",
+        help="the model to begin with: a run's directory, or a folder of weights",
+    )
+    parser.add_argument(
+        "--run_dir", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="N",
+        type=parse.int_argument(0),
+        default=0,
+        help="trace N steps for xprof and Perfetto into DIR/profile",
+    )
+    train.add_new_record(parser)
+    cluster.add_distributed_flags(parser)
+    args = parser.parse_args(arguments)
+    if args.config is None:
+        raise ValueError(f"say which recipe with --config=NAME: {', '.join(registry.SFT)}")
+    recipe = overrides.override(registry.sft(args.config), *args.assignments)
+    if args.init is None:
+        raise ValueError(
+            "say which model with --init=PATH: a run's directory, or a folder of weights"
+        )
+
+    from gptjax.distributed import processes
+    from gptjax.report import console
+
+    process_info = cluster.detect(
+        args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
+    )
+    out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
+    objective, config = open_conversations(recipe, args.init, out)
+    directory = args.run_dir or str(run_dir.directory(None, config.name))
+    request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
+    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
+        return loop.train(
+            request, run_dir.bucket_url(directory), process_group, args.profile, objective
+        )
+
+
+def open_conversations(recipe: sft_config.Sft, init: str, out: Any) -> tuple[Any, Config]:
+    """Returns (a training.sft.SftObjective with the conversations read, the whole config); prints
+    what is dropped, and a conversation with what is learned of it. Raises ValueError, in one line,
+    for anything wrong with the model or the conversations."""
+    from gptjax.data.tokenizers import build, chat_template
+    from gptjax.training import sft
+    from gptjax.weights import load
+
+    weights = load.load(init)
+    n_ctx = recipe.n_ctx or weights.config.model.n_ctx
+    weights.check(weights.config, build.build(weights.config.data.tokenizer))
+    spec, n_vocab = add_template(weights.config)
+    tokenizer = build.build(spec)
+    template = chat_template.of(tokenizer)
+    with out.status("reading conversations"):
+        rows = sft.ConversationRows(recipe.task, tokenizer, template, n_ctx, out.print)
+    chat_data = dataclasses.replace(weights.config.data, tokenizer=spec)
+    config = sft_config.resolve_config(recipe, weights.config, chat_data, n_vocab, len(rows.train))
+    BatchSchedule(config)
+    out.print_samples(
+        [mark_learned(tokenizer, rows.examples["train"][0][1])],
+        ["the first conversation; learned is what stands in ⟦ ⟧"],
+    )
+    return sft.SftObjective(weights, rows), config
+
+
+def add_template(config: Config) -> tuple[data.Tokenizer, int]:
+    """Returns (the tokenizer with which a model reads conversations, its model's n_vocab): its own
+    if it has a chat template, else with the four tokens of data.ChatTokens. With GPT-2's 50,257 ids
+    these lie in the 47 rows that pad its token table, and no parameter changes its shape."""
+    from gptjax.data.tokenizers import chat_tokens
+
+    spec, n_vocab = config.data.tokenizer, config.model.n_vocab
+    match spec:
+        case data.TokenizerJson() | data.Tiktoken() | data.ChatTokens():
+            return spec, n_vocab
+    return data.ChatTokens(base=spec), n_vocab + len(chat_tokens.NAMES)
+
+
+def mark_learned(tokenizer: Any, encoded: Any) -> str:
+    """Returns the text of a conversation with ⟦ ⟧ around the parts that are learned."""
+    pairs = zip(encoded.ids, encoded.learned, strict=True)
+    return "".join(
+        f"⟦{text}⟧" if is_learned else text
+        for is_learned, part in itertools.groupby(pairs, lambda pair: pair[1])
+        for text in [tokenizer.decode([i for i, _ in part])]
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,281 @@
+"""The objective of conversations: supervised fine-tuning on the assistant's turns (InstructGPT,
+2203.02155, section 3.5)."""
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config import schema
+from gptjax.config.chat import Conversations
+from gptjax.data import conversations, loader
+from gptjax.data.conversations import Encoded, Message
+from gptjax.data.tokenizers.build import Tokenizer
+from gptjax.model import experts, gpt
+from gptjax.training import pretraining, step
+
+
+def pack_rows(encoded: Sequence[Encoded], n_ctx: int, rows: str) -> np.ndarray:
+    """Returns int32 (rows, 2 n_ctx + 1): n_ctx + 1 token ids, then a mark for each of the n_ctx
+    predictions, 2 * segment + (1 if the next token is learned). Segments count a row's
+    conversations from 1; 0 is padding.
+
+    rows: "packed" puts each conversation, the longest first, into the row in which it leaves the
+    least space (best-fit decreasing); "single" gives each its own row."""
+    places: list[list[Encoded]] = []
+    spaces: list[tuple[int, int]] = []  # (space, row) of the rows that have space, sorted
+    order = sorted(encoded, key=lambda e: -len(e.ids)) if rows == "packed" else encoded
+    for one in order:
+        at = bisect.bisect_left(spaces, (len(one.ids), -1)) if rows == "packed" else len(spaces)
+        space, row = spaces.pop(at) if at < len(spaces) else (n_ctx + 1, len(places))
+        if row == len(places):
+            places.append([])
+        places[row].append(one)
+        if rows == "packed":
+            bisect.insort(spaces, (space - len(one.ids), row))
+    out = np.zeros((len(places), 2 * n_ctx + 1), np.int32)
+    for row, parts in zip(out, places, strict=True):
+        first = 0
+        for segment, one in enumerate(parts, 1):
+            stop = first + len(one.ids)
+            row[first:stop] = one.ids
+            marks = row[n_ctx + 1 :][first : min(stop, n_ctx)]
+            marks[:] = 2 * segment
+            marks[: len(one.ids) - 1] += np.array(one.learned[1:], np.int32)
+            first = stop
+    return out
+
+
+def split_row(rows_BT: jax.Array, n_ctx: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns (tokens (B, n_ctx + 1), segments (B, n_ctx), learned (B, n_ctx) float32, 1 or 0) of
+    rows of `pack_rows`."""
+    marks_BT = rows_BT[:, n_ctx + 1 :]
+    return rows_BT[:, : n_ctx + 1], marks_BT // 2, (marks_BT % 2).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SftStep(step.TrainStep):
+    """The training step of conversations, on rows of `pack_rows`: the loss is a mean over all
+    learned tokens of a step, whatever its microbatches."""
+
+    def loss_fn(self, params, tokens_BT, dropout_key=None):
+        """As TrainStep.loss_fn."""
+        n_ctx = self.config.model.n_ctx
+        tokens_BT, segments_BT, learned_BT = split_row(tokens_BT, n_ctx)
+        n_all = learned_BT.size
+        positions_BT = gpt.segment_positions(segments_BT)
+        total, router = self.segment_nll(
+            params, tokens_BT, learned_BT / n_all, segments_BT, positions_BT, dropout_key
+        )
+        weight = jnp.sum(learned_BT) / n_all
+        router_loss = weight * experts.loss(self.config.model.mlp, router)
+        return total + router_loss, step.LossParts(total, weight, router)
+
+    def row_nll(self, params, rows_BT):
+        """Returns (sum of the negative log-likelihoods (nats) of the learned tokens of rows, their
+        number): for evaluation, so without dropout."""
+        tokens_BT, segments_BT, learned_BT = split_row(rows_BT, self.config.model.n_ctx)
+        positions_BT = gpt.segment_positions(segments_BT)
+        total, _ = self.segment_nll(params, tokens_BT, learned_BT, segments_BT, positions_BT, None)
+        return jnp.stack([total, jnp.sum(learned_BT)])
+
+
+class ConversationDataset:
+    """The rows of a run, with the interface of data.loader.Dataset: row r is row r modulo the
+    number of rows, in the order of its epoch. An epoch leaves out the rows that fill no batch."""
+
+    def __init__(self, source: "ConversationRows", config: schema.Config):
+        assert isinstance(config.task, Conversations)
+        self._source, self._seed = source, config.seed
+        self.tokenizer = source.tokenizer
+        batch_rows = config.task.batch_rows
+        self._rows_per_epoch = len(source.train) // batch_rows * batch_rows
+
+    @functools.lru_cache(2)  # noqa: B019
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._source.train))
+
+    def row(self, number: int) -> np.ndarray:
+        """Returns row `number` of the run, a row of `pack_rows`."""
+        epoch, index = divmod(number, self._rows_per_epoch)
+        return self._source.train[self._order(epoch)[index]]
+
+    def batches(
+        self,
+        plan: loader.BatchPlan,
+        max_microbatch_rows: int,
+        first_step: int = 0,
+        local_rows: Callable[[int], Sequence[int]] = range,
+    ):
+        """Returns the batches as data.loader.Dataset.batches does."""
+
+        def fill(number: int, row: np.ndarray) -> None:
+            row[:] = self.row(number)
+
+        return loader.iterate_steps(
+            plan, max_microbatch_rows, first_step, local_rows, self._source.train.shape[1], fill
+        )
+
+    def digest(self) -> str:
+        """Returns a digest of all rows."""
+        return self._source.digest()
+
+    def summary(self) -> str:
+        """Returns a line with the numbers of conversations, rows and learned tokens."""
+        return self._source.summary()
+
+    def description(self) -> dict[str, Any]:
+        """Returns what data.json records of the data."""
+        return {
+            "task": repr(self._source.task),
+            "tokenizer": self.tokenizer.digest,
+            "digest": self.digest(),
+            "summary": self.summary(),
+        }
+
+
+class ConversationRows:
+    """The conversations of a task, read, split into train and dev, encoded and put into rows.
+
+    n_ctx: context. examples: the first conversations of train and dev, with their ids, to be
+    shown."""
+
+    def __init__(
+        self,
+        task: Conversations,
+        tokenizer: Tokenizer,
+        template: conversations.Template,
+        n_ctx: int,
+        print_line: Callable[[str], None],
+    ):
+        self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
+        self.end_of_turn = template.end_of_turn_id
+        encoded = {}
+        for name, part in split(task).items():
+            encoded[name] = conversations.encode_all(
+                part, template, n_ctx, task.too_long, print_line, name
+            )
+        self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {
+            name: part[:3] for name, part in encoded.items()
+        }
+        self._n_conversations = {name: len(part) for name, part in encoded.items()}
+        rows = {
+            name: pack_rows([one for _, one in part], n_ctx, task.rows)
+            for name, part in encoded.items()
+        }
+        self.train, self.dev = rows["train"], rows["dev"]
+
+    def digest(self) -> str:
+        """Returns a digest of all rows and of the tokenizer."""
+        hasher = hashlib.sha256(self.tokenizer.digest.encode())
+        for rows in (self.train, self.dev):
+            hasher.update(rows.tobytes())
+        return hasher.hexdigest()
+
+    def summary(self) -> str:
+        """Returns a line with the numbers of conversations, rows and learned tokens."""
+        marks = self.train[:, self.n_ctx + 1 :]
+        n_learned, n_tokens = int(np.sum(marks % 2)), int(np.sum(marks > 0))
+        return (
+            f"{self._n_conversations['train']:,} conversations in {len(self.train):,} rows, "
+            f"{n_learned:,} learned of {n_tokens:,} tokens; {self._n_conversations['dev']:,} "
+            "conversations to validate on"
+        )
+
+
+def split(task: Conversations) -> dict[str, Any]:
+    """Returns {"train": conversations, "dev": conversations}, each as conversations.read yields
+    them. Raises ValueError if train has no conversation left, or dev none."""
+    if task.dev is not None:
+        return {
+            "train": conversations.read(task.train, task.form),
+            "dev": conversations.read(task.dev, task.form),
+        }
+    parts: dict[str, list] = {"train": [], "dev": []}
+    for where, messages in conversations.read(task.train, task.form):
+        number = int(hashlib.sha256(repr(messages).encode()).hexdigest()[:15], 16)
+        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, messages))
+    for name, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"task.dev_fraction={task.dev_fraction} leaves no conversation for {name}: give "
+                "another share, or a file with task.dev"
+            )
+    return {name: iter(part) for name, part in parts.items()}
+
+
+class SftObjective:
+    """Learning from conversations. A training.context.Objective."""
+
+    def __init__(self, init_weights: Any, rows: ConversationRows):
+        """init_weights: a weights.load.Weights."""
+        self._init_weights, self._rows = init_weights, rows
+
+    def open_dataset(self, config, directory, log):
+        return ConversationDataset(self._rows, config)
+
+    def build_step(self, config, platform, mesh, dataset):
+        base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
+        return SftStep(base.config, base.model, base.tx, base.end_of_text)
+
+    def init_state(self, config, step, mesh, dataset, out):
+        from gptjax.training import state
+
+        init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        return pretraining.load_params(
+            init_state, self._init_weights, config.model, lambda *_: None
+        )
+
+    def make_eval_fn(self, context, put_on_mesh):
+        from gptjax.sharding import xla_options
+
+        nll = jax.jit(
+            context.step.row_nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+        )
+        rows, size = self._rows.dev, context.microbatch_rows
+
+        def eval_fn(params):
+            total = np.zeros(2)
+            for first in range(0, len(rows), size):
+                batch = rows[first : first + size]
+                batch = np.pad(batch, ((0, size - len(batch)), (0, 0)))  # nothing of it is learned
+                total += np.asarray(
+                    jax.device_get(nll(params, put_on_mesh(batch, "B1"))), np.float64
+                )
+            loss = float(total[0] / total[1])
+            return {"validation_loss": loss, "perplexity": float(np.exp(min(loss, 700)))}
+
+        return eval_fn
+
+    def generate_samples(self, context, state, step, is_last):
+        """Greedy answers to the first conversations that are held out."""
+        from gptjax.generate import decode, sampling
+        from gptjax.model import inference
+
+        rows, tokenizer = self._rows, self._rows.tokenizer
+        n_tokens = context.config.loop.sample_tokens
+        asked = [messages[:-1] for messages, _ in rows.examples["dev"]]
+        asked = [messages for messages in asked if messages[-1:] and messages[-1]["role"] == "user"]
+        prompts = [rows.template.encode(messages) for messages in asked]
+        with jax.transfer_guard("allow"):
+            try:
+                answers = decode.generate(
+                    inference.prepare(context.step.model, state.params),
+                    prompts,
+                    n_tokens,
+                    sampling.SamplingParams(temperature=0.0),
+                    jax.random.key(0),
+                    rows.end_of_turn,
+                )
+            except inference.NonFiniteLogits as error:  # the run goes on
+                return [f"no sample: {error}"]
+        return [
+            tokenizer.decode([*prompt, *answer])
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
