@@ -236,6 +236,8 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
     """ValueError for names and edits that the program would refuse."""
     if module == "gptjax.finetune" and args.config != "NAME":
         overrides.override(registry.finetuning(args.config), *args.assignments)
+    elif module == "gptjax.sft":
+        overrides.override(registry.sft(args.config), *args.assignments)
     elif module == "gptjax.sweep" and "sweep" in args:
         if args.sweep not in (None, "NAME"):
             registry.sweep(args.sweep)

@@ -39,5 +39,7 @@ class Conversations:
     """Highest learning rate."""
     warmup_fraction: Fraction = 0.0
     """Share of the steps in which the learning rate rises."""
+    choose: Literal["loss", "last"] = "loss"
+    """Which epoch is the result: the one with the lowest loss on dev, or the last."""
     final_fraction: Annotated[float, Bounds(0, 1)] = 0.1
     """Learning rate at the end of the cosine, as a share of peak_lr."""

@@ -81,8 +81,8 @@ def encode(template: Template, messages: Sequence[Message]) -> Encoded:
     first token that the model would write to the control token that ends the turn.
 
     Raises Unusable for a conversation that `check` refuses, and if the template does not write the
-    turns one after the other: if the ids up to a turn are not those that the model would see when
-    it writes the turn, or if no control token follows an answer."""
+    turns one after the other: if the ids up to an answer are not those that the model would see
+    when it writes the answer, or if no control token follows it."""
     check(messages)
     ids = template.encode(messages, add_generation_prompt=False)
     learned = [False] * len(ids)
@@ -90,15 +90,13 @@ def encode(template: Template, messages: Sequence[Message]) -> Encoded:
         if message["role"] != "assistant":
             continue
         before = template.encode(messages[:number], add_generation_prompt=True)
-        after = template.encode(messages[: number + 1], add_generation_prompt=False)
-        if ids[: len(before)] != before or ids[: len(after)] != after:
+        if ids[: len(before)] != before:
             raise Unusable("the chat template writes earlier turns another way")
-        start, stop = len(before), len(after)
-        ends = [n for n in range(start, stop) if ids[n] == template.end_of_turn_id]
-        if not ends:
+        # A text that spells the control token has other ids, so the first one ends the answer.
+        if template.end_of_turn_id not in ids[len(before) :]:
             raise Unusable("the chat template writes no control token after an answer")
-        for position in range(start, ends[-1] + 1):
-            learned[position] = True
+        stop = ids.index(template.end_of_turn_id, len(before)) + 1
+        learned[len(before) : stop] = [True] * (stop - len(before))
     return Encoded(ids, learned)
 
 
@@ -137,11 +135,14 @@ def encode_all(
             notes[note] += 1
             first_places.setdefault(note, where)
     for note, count in notes.most_common():
-        print_line(f"{name}: {count:,} conversations {note} (first: {first_places[note]})")
+        print_line(
+            f"{name}: {count:,} conversation{'s' * (count > 1)} {note} (first: "
+            f"{first_places[note]})"
+        )
     if not kept:
         raise ValueError(
             f"{name}: no conversation is left to learn from"
-            + "".join(f"; {count:,} {note}" for note, count in notes.most_common(3))
+            + "".join(f"; {count:,} were {note}" for note, count in notes.most_common(3))
         )
     return kept
 

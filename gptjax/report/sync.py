@@ -4,12 +4,16 @@ and then uploaded.
 
 from pathlib import Path
 
-from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe
+from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe, json_tokenizer
+from gptjax.runtime import run_dir
 
 FILE_NAMES = (
     "config.json",
     "data.json",
+    run_dir.CHOSEN,
     "tokenizer.model",
+    json_tokenizer.FILE,
+    json_tokenizer.CONFIG_FILE,
     *gpt1_bpe.FILES.digests,
     *gpt2_bpe.FILES.digests,
     "metrics.jsonl",

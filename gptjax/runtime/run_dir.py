@@ -27,6 +27,8 @@ MAY_CHANGE = (
 LENGTH_FIELDS = ("train.total_tokens", "train.schedule.decay_tokens")
 NEW_RECORD_HINT = "--new_record continues from the checkpoints alone"
 
+CHOSEN = "chosen.json"  # which checkpoint of a run is to be read, if it is not the newest
+
 BUCKETS = {"gs://": "gcsfs"}  # URL scheme -> the package that reads it
 # Objects in a bucket cannot be locked.
 NO_LOCK = "which has no lock: make sure that only one job trains there at a time"
@@ -88,6 +90,13 @@ def load_config(run: Path) -> Config:
     except ValueError as error:
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise ValueError(f"{message}; restore it from a copy, or start another run") from None
+
+
+def chosen_step(run: Path) -> int | None:
+    """Returns the step of the checkpoint that a run names as the one to be read, in CHOSEN; None,
+    if it names none: the newest. Raises ValueError for a file that is damaged."""
+    path = run / CHOSEN
+    return parse.member(parse.read_json(path), "step", int, str(path)) if path.is_file() else None
 
 
 def exists(run: Path) -> bool:

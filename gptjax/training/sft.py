@@ -18,6 +18,8 @@ from gptjax.data import conversations, loader
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import experts, gpt
+from gptjax.report import events
+from gptjax.runtime import atomic, run_dir
 from gptjax.training import pretraining, step
 
 
@@ -52,7 +54,7 @@ def pack_rows(encoded: Sequence[Encoded], n_ctx: int, rows: str) -> np.ndarray:
     return out
 
 
-def split_row(rows_BT: jax.Array, n_ctx: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def split_row(rows_BT: Any, n_ctx: int) -> tuple[Any, Any, Any]:
     """Returns (tokens (B, n_ctx + 1), segments (B, n_ctx), learned (B, n_ctx) float32, 1 or 0) of
     rows of `pack_rows`."""
     marks_BT = rows_BT[:, n_ctx + 1 :]
@@ -64,26 +66,23 @@ class SftStep(step.TrainStep):
     """The training step of conversations, on rows of `pack_rows`: the loss is a mean over all
     learned tokens of a step, whatever its microbatches."""
 
-    def loss_fn(self, params, tokens_BT, dropout_key=None):
-        """As TrainStep.loss_fn."""
-        n_ctx = self.config.model.n_ctx
-        tokens_BT, segments_BT, learned_BT = split_row(tokens_BT, n_ctx)
-        n_all = learned_BT.size
-        positions_BT = gpt.segment_positions(segments_BT)
-        total, router = self.segment_nll(
-            params, tokens_BT, learned_BT / n_all, segments_BT, positions_BT, dropout_key
-        )
-        weight = jnp.sum(learned_BT) / n_all
-        router_loss = weight * experts.loss(self.config.model.mlp, router)
-        return total + router_loss, step.LossParts(total, weight, router)
-
-    def row_nll(self, params, rows_BT):
+    def row_nll(self, params, rows_BT, dropout_key=None):
         """Returns (sum of the negative log-likelihoods (nats) of the learned tokens of rows, their
-        number): for evaluation, so without dropout."""
+        number, the statistics of the routers of experts)."""
         tokens_BT, segments_BT, learned_BT = split_row(rows_BT, self.config.model.n_ctx)
         positions_BT = gpt.segment_positions(segments_BT)
-        total, _ = self.segment_nll(params, tokens_BT, learned_BT, segments_BT, positions_BT, None)
-        return jnp.stack([total, jnp.sum(learned_BT)])
+        total, router = self.segment_nll(
+            params, tokens_BT, learned_BT, segments_BT, positions_BT, dropout_key
+        )
+        return total, jnp.sum(learned_BT), router
+
+    def loss_fn(self, params, tokens_BT, dropout_key=None):
+        """As TrainStep.loss_fn."""
+        total, count, router = self.row_nll(params, tokens_BT, dropout_key)
+        n_all = tokens_BT.shape[0] * self.config.model.n_ctx
+        total, weight = total / n_all, count / n_all
+        router_loss = weight * experts.loss(self.config.model.mlp, router)
+        return total + router_loss, step.LossParts(total, weight, router)
 
 
 class ConversationDataset:
@@ -245,24 +244,28 @@ class SftObjective:
             for first in range(0, len(rows), size):
                 batch = rows[first : first + size]
                 batch = np.pad(batch, ((0, size - len(batch)), (0, 0)))  # nothing of it is learned
-                total += np.asarray(
-                    jax.device_get(nll(params, put_on_mesh(batch, "B1"))), np.float64
-                )
+                *sums, _ = jax.device_get(nll(params, put_on_mesh(batch, "B1")))
+                total += np.array(sums, np.float64)
             loss = float(total[0] / total[1])
             return {"validation_loss": loss, "perplexity": float(np.exp(min(loss, 700)))}
 
         return eval_fn
 
     def generate_samples(self, context, state, step, is_last):
-        """Greedy answers to the first conversations that are held out."""
+        """Greedy answers to the first conversations that are held out. At the end the epoch that
+        is the result is chosen."""
+        if is_last:
+            self._choose(context)
         from gptjax.generate import decode, sampling
         from gptjax.model import inference
 
         rows, tokenizer = self._rows, self._rows.tokenizer
         n_tokens = context.config.loop.sample_tokens
-        asked = [messages[:-1] for messages, _ in rows.examples["dev"]]
-        asked = [messages for messages in asked if messages[-1:] and messages[-1]["role"] == "user"]
-        prompts = [rows.template.encode(messages) for messages in asked]
+        prompts = [
+            rows.template.encode(messages[:-1])
+            for messages, _ in rows.examples["dev"]
+            if messages[-1]["role"] == "assistant"
+        ]
         with jax.transfer_guard("allow"):
             try:
                 answers = decode.generate(
@@ -279,3 +282,23 @@ class SftObjective:
             tokenizer.decode([*prompt, *answer])
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+    def _choose(self, context) -> None:
+        """Writes which checkpoint is the result of the run, where it is not the newest."""
+        if context.processes.process_id != 0 or self._rows.task.choose == "last":
+            return
+        context.checkpoints.wait()
+        saved = context.checkpoints.steps()
+        losses = {
+            record["step"]: record["validation_loss"]
+            for record in events.read(context.directory)
+            if record["step"] in saved and np.isfinite(record.get("validation_loss", np.nan))
+        }
+        if not losses:
+            return
+        step = min(losses, key=lambda step: (losses[step], step))
+        atomic.save(context.directory / run_dir.CHOSEN, atomic.json_bytes({"step": step}))
+        context.out.print(
+            f"step {step:,} has the lowest loss on dev, {losses[step]:.4f}: it is read from now on"
+        )
+        context.try_optional("chosen.json is not copied", context.bucket_sync.upload)

@@ -118,7 +118,8 @@ def load(
 
 
 class RunWeights:
-    """The newest checkpoint of a run of gptjax that is whole, or that of `step`."""
+    """The checkpoint of `step` of a run of gptjax, else the one that the run has chosen, else the
+    newest that is whole."""
 
     kind = "a run of gptjax"
 
@@ -131,6 +132,8 @@ class RunWeights:
         step: int | None = None,
     ):
         self.path, self._run_config, self._wanted_step = path, run_dir.load_config(path), step
+        if step is None:
+            self._wanted_step = run_dir.chosen_step(path)
         self._step: int | None = None  # of the parameters that were read
         if isinstance(self._run_config.task, ClassificationTask):
             raise ValueError(

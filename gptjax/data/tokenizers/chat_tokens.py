@@ -4,10 +4,7 @@ that uses them."""
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gptjax.data.tokenizers.build import Tokenizer
+from typing import Any
 
 ROLES = ("system", "user", "assistant")
 NAMES = (*(f"<|{role}|>" for role in ROLES), "<|end|>")
@@ -15,9 +12,9 @@ NAMES = (*(f"<|{role}|>" for role in ROLES), "<|end|>")
 
 class ChatTokens:
     """The tokenizer `base`, whose ids are followed by those of NAMES. Text that spells a name is
-    encoded as text. A tokenizers.build.Tokenizer."""
+    encoded as text. Both are a tokenizers.build.Tokenizer."""
 
-    def __init__(self, base: "Tokenizer"):
+    def __init__(self, base: Any):
         self.base, self.first = base, base.n_vocab
         self.n_vocab: int = base.n_vocab + len(NAMES)
         self.end_of_text: int | None = base.end_of_text

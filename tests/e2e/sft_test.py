@@ -1,0 +1,97 @@
+"""Supervised fine-tuning as a user runs it: it learns to answer, its result is the epoch with the
+lowest loss, and what cannot be is one line."""
+
+import json
+import random
+
+import pytest
+
+import gptjax
+from gptjax import sft, train
+from gptjax.report import events
+from gptjax.runtime import run_dir
+from gptjax.weights import open_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a pre-trained run, pre/, and conversations, some of which are no good."""
+    folder, draw = tmp_path_factory.mktemp("sft"), random.Random(0)
+    words = ["red", "sea"]
+
+    def conversation():
+        word = draw.choice(words)
+        question = {"role": "user", "content": f"{draw.randrange(300)} {word}"}
+        return [question, {"role": "assistant", "content": word}]
+
+    rows = [{"messages": conversation()} for _ in range(240)]
+    rows += [{"messages": conversation()[::-1]}, {"messages": conversation()[:1]}] * 2
+    dev = [{"messages": conversation()} for _ in range(20)]
+    for name, part in {"c": rows, "dev": dev}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (folder / "text.txt").write_text("red sea. " * 500)
+    flags = ["model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
+    flags += [f"data.sources=Text(path='{folder / 'text.txt'}')", "data.validation=Tail()"]
+    assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *set_flags(flags)]) == 0
+    return folder
+
+
+def set_flags(sets):
+    return [part for text in sets for part in ("--set", text)]
+
+
+def arguments(folder, run, *sets, init="pre"):
+    usual = [f"task.train={folder / 'c.jsonl'}", "task.batch_rows=8", "task.peak_lr=0.03"]
+    return [
+        "--config=sft",
+        f"--init={folder / init}",
+        f"--run_dir={folder / run}",
+        *set_flags([*usual, *sets]),
+    ]
+
+
+def test_it_learns_to_answer_and_to_stop(folder, capsys):
+    assert (
+        sft.main(arguments(folder, "run", f"task.dev={folder / 'dev.jsonl'}", "task.epochs=12"))
+        == 0
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train: 2 conversations dropped: roles out of order (first:" in said
+    assert "train: 2 conversations dropped: no turn of the assistant" in said
+    assert "<|user|>" in said and "⟦" in said and "<|end|>⟧" in said
+    assert "learned of" in said and "conversations to validate on" in said
+    losses = {
+        line["step"]: line["validation_loss"]
+        for line in events.read(folder / "run")
+        if "validation_loss" in line
+    }
+    best = min(losses, key=losses.__getitem__)
+    assert losses[best] < 0.3 and run_dir.chosen_step(folder / "run") == best
+    model = gptjax.load(folder / "run")
+    assert [model.chat(f"17 {word}", temperature=0.0) for word in ("red", "sea")] == ["red", "sea"]
+    assert open_model.open_model(folder / "run").description == f"step {best:,}"
+    (folder / "run" / run_dir.CHOSEN).write_text(json.dumps({"step": min(losses)}))
+    assert open_model.open_model(folder / "run").description == f"step {min(losses):,}"
+
+
+@pytest.mark.parametrize("sets, line", [
+    (["task.train=none.jsonl"], "none.jsonl"),
+    (["task.batch_rows=1000"], "fewer than task.batch_rows=1000"),
+    (["n_ctx=8"], "no conversation is left to learn from"),
+    (["task.dev_fraction=0"], "leaves no conversation for dev"),
+    (["task.form=alpaca"], "has no 'instruction'"),
+    (["loop.every_eval=3"], "leave it out"),
+])  # fmt: skip
+def test_what_cannot_be_is_one_line(folder, sets, line):
+    with pytest.raises(ValueError, match=line) as error:
+        sft.main(arguments(folder, "refused", *sets))
+    assert "\n" not in str(error.value) and not (folder / "refused").exists()
+
+
+def test_what_is_missing_is_said(folder):
+    with pytest.raises(ValueError, match="say which recipe with --config=NAME: sft, instruct"):
+        sft.main([])
+    with pytest.raises(ValueError, match="say which model with --init=PATH"):
+        sft.main(["--config=sft"])
+    with pytest.raises(ValueError, match="gptjax.sft --config=sft --init=RUN"):
+        train.main(["--config=sft"])
