@@ -11,6 +11,14 @@ from gptjax import sft, train
 from gptjax.report import events
 from gptjax.runtime import run_dir
 from gptjax.weights import open_model
+from tests import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.limit_devices(patch, 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,7 @@ def set_flags(sets):
 
 
 def arguments(folder, run, *sets, init="pre"):
-    usual = [f"task.train={folder / 'c.jsonl'}", "task.batch_rows=8", "task.peak_lr=0.03"]
+    usual = [f"task.train={folder / 'c.jsonl'}", "task.batch_rows=4", "task.peak_lr=0.02"]
     return [
         "--config=sft",
         f"--init={folder / init}",
@@ -52,7 +60,7 @@ def arguments(folder, run, *sets, init="pre"):
 
 def test_it_learns_to_answer_and_to_stop(folder, capsys):
     assert (
-        sft.main(arguments(folder, "run", f"task.dev={folder / 'dev.jsonl'}", "task.epochs=12"))
+        sft.main(arguments(folder, "run", f"task.dev={folder / 'dev.jsonl'}", "task.epochs=9"))
         == 0
     )
     said = " ".join(capsys.readouterr().out.split())
