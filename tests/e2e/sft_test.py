@@ -60,8 +60,7 @@ def arguments(folder, run, *sets, init="pre"):
 
 def test_it_learns_to_answer_and_to_stop(folder, capsys):
     assert (
-        sft.main(arguments(folder, "run", f"task.dev={folder / 'dev.jsonl'}", "task.epochs=9"))
-        == 0
+        sft.main(arguments(folder, "run", f"task.dev={folder / 'dev.jsonl'}", "task.epochs=9")) == 0
     )
     said = " ".join(capsys.readouterr().out.split())
     assert "train: 2 conversations dropped: roles out of order (first:" in said
