@@ -1,12 +1,25 @@
 """What the Python API is given, checked: texts, token ids and whole numbers."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from gptjax.config import parse
 from gptjax.data.tokenizers import build
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keywords of `LanguageModel.generate`, which says what they mean."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int
+    num_beams: int | None
+    length_penalty: float
 
 
 def as_ids(tokens: Any, n_vocab: int) -> np.ndarray:

@@ -4,18 +4,20 @@ The examples below run in the tests, on a model that was trained for a moment.""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gptjax import arguments
+from gptjax.arguments import GenerateOptions
 from gptjax.config import count, evaluation, parse
 from gptjax.data.tokenizers import chat_template
 from gptjax.evals import generation, loglikelihood, perplexity, prompts, tree_batches
 from gptjax.evals.loglikelihood import LogLikelihood
-from gptjax.generate import decode, sampling, streaming
+from gptjax.evals.perplexity import TextScore
+from gptjax.generate import conversation, decode, sampling, streaming
 from gptjax.model import activations, inference
 from gptjax.weights import open_model
 
@@ -23,33 +25,6 @@ Ids = Sequence[int] | np.ndarray | jax.Array
 Prompt = str | Ids
 Tokens = Ids | Sequence[Sequence[int]]
 MAX_NEW_TOKENS, MAX_SEED = 1_000_000, 2**32 - 1
-
-
-class GenerateOptions(TypedDict, total=False):
-    """The keywords of `LanguageModel.generate`, which says what they mean."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    stop: str | Sequence[str] | None
-    seed: int
-    num_beams: int | None
-    length_penalty: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TextScore:
-    """How well a model predicts a text. log_likelihood: of all its tokens, in nats; loss: nats a
-    token; bits_per_byte: of the text in UTF-8, so that models with other tokenizers can be
-    compared."""
-
-    log_likelihood: float
-    n_tokens: int
-    n_bytes: int
-    loss: float
-    perplexity: float
-    bits_per_byte: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,6 +187,36 @@ class LanguageModel(open_model.LoadedModel):
         stops = [*arguments.as_stops(stop), *([end] if end else [])]
         return self.generate(ids, stop=stops, **options)
 
+    def conversation(
+        self,
+        system: str | None = None,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> conversation.Conversation:
+        """A conversation of several turns, between which its KV cache is kept: `reply(message)`
+        returns an iterator over the text of an answer.
+
+        system: what stands before all messages; options: those of `generate`. ValueError for a
+        model without chat template, or a template that takes no system message.
+        """
+        arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+        arguments.check_int("seed", seed, 0, MAX_SEED)
+        sampling_params = sampling.SamplingParams(top_p=top_p, top_k=top_k, temperature=temperature)
+        options = conversation.AnswerOptions(
+            max_new_tokens=max_new_tokens,
+            sampling_params=sampling_params,
+            stops=arguments.as_stops(stop),
+            seed=seed,
+        )
+        return conversation.Conversation(
+            self.chat_template, self.tokenizer, self.inference_model, options, system
+        )
+
     @overload
     def loglikelihood(self, context: str, completion: str) -> LogLikelihood: ...
 
@@ -303,7 +308,9 @@ class LanguageModel(open_model.LoadedModel):
                 stride,
             )
         )
-        scores = [_text_score(found[i], len(ids[i]), item) for i, item in enumerate(texts)]
+        scores = [
+            perplexity.score_text(found[i], len(ids[i]), item) for i, item in enumerate(texts)
+        ]
         return scores[0] if isinstance(text, str) else scores
 
     # --- inside -----------------------------------------------------------------------------------
@@ -389,12 +396,3 @@ def _hidden_states(lm: inference.InferenceModel, tokens_BT: jax.Array) -> jax.Ar
 
 
 _attention_weights = jax.jit(activations.attention_weights, static_argnames="layer")
-
-
-def _text_score(nats: float, n_tokens: int, text: str) -> TextScore:
-    n_bytes = len(text.encode(errors="surrogatepass"))
-    counts = {"tokens": n_tokens, "bytes": n_bytes, "words": len(text.split()), "nats": -nats}
-    measures = perplexity.measures(counts)
-    return TextScore(
-        nats, n_tokens, n_bytes, measures["loss"], measures["perplexity"], measures["bits_per_byte"]
-    )

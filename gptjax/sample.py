@@ -5,7 +5,7 @@ single continuation is streamed, several are shown at the end.
 import argparse
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from gptjax import cli
@@ -28,17 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         EXAMPLE,
     )
     sample_count = parse.int_argument(1, MAX_SAMPLES)
-    parser.add_argument(
-        "--model", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
-    )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="how it computes, as compute.kv_cache_dtype=int8; repeatable",
-    )
+    add_model_flags(parser)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="the text to continue, '' for none (default: a newline)"
     )
@@ -56,11 +46,33 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_samples", type=sample_count, default=1, help="how many continuations (default: 1)"
     )
+    add_sampling_flags(parser, 128)
+    add_beam_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of which model it is, for `load_model`."""
+    parser.add_argument(
+        "--model", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="how it computes, as compute.kv_cache_dtype=int8; repeatable",
+    )
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Adds the flags of how a text is sampled. max_new_tokens: that flag's default."""
     parser.add_argument(
         "--max_new_tokens",
         type=parse.int_argument(1, MAX_TOKENS),
-        default=128,
-        help="the most tokens of each (default: 128)",
+        default=max_new_tokens,
+        help=f"the most tokens of each text (default: {max_new_tokens})",
     )
     parser.add_argument(
         "--stop",
@@ -85,8 +97,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=parse.seed_argument, default=None, help="same seed, same text (default: 0)"
     )
-    add_beam_flags(parser)
-    return parser
+
+
+def sampling_params(args: argparse.Namespace) -> Any:
+    """Returns generate.sampling.SamplingParams of those flags."""
+    from gptjax.generate import sampling
+
+    temperature = 1.0 if args.temperature is None else args.temperature
+    return sampling.SamplingParams(temperature=temperature, top_k=args.top_k, top_p=args.top_p)
 
 
 def add_beam_flags(parser: argparse.ArgumentParser) -> None:
@@ -145,8 +163,7 @@ def check_args(args: argparse.Namespace) -> None:
     """Raises ValueError for combinations of flags that make no sense."""
     if args.chat and not args.interactive and args.prompt is args.prompt_file is None:
         raise ValueError("--chat answers a message: give --prompt=TEXT, a file, or --interactive")
-    if "" in args.stop:
-        raise ValueError("--stop= is in every text: give at least one character")
+    check_stops(args.stop)
     sources = [
         f"--{name}"
         for name in ("prompt", "prompt_file", "interactive")
@@ -168,6 +185,12 @@ def check_args(args: argparse.Namespace) -> None:
             f"--num_beams={args.num_beams} finds {args.num_beams} texts and not "
             f"--num_samples={args.num_samples}: widen the beam"
         )
+
+
+def check_stops(stops: list[str]) -> None:
+    """Raises ValueError for a --stop that no text is without."""
+    if "" in stops:
+        raise ValueError("--stop= is in every text: give at least one character")
 
 
 # --- what to continue -----------------------------------------------------------------------------
@@ -204,24 +227,42 @@ def read_text(stream: BinaryIO, where: str) -> str:
 
 
 def read_lines() -> Iterator[str]:
-    """Yields the lines of standard input, with an editable "> " prompt on a terminal; bytes that
-    are not UTF-8 are passed through.
+    """Yields the lines of standard input, as `line_reader` reads them."""
+    read = line_reader()
+    while True:
+        try:
+            yield read("> ")
+        except EOFError:
+            return
+
+
+def line_reader() -> Callable[[str], str]:
+    """Returns a function that reads a line of standard input; EOFError at the end. On a terminal it
+    shows its argument before the line, which can be edited. Bytes that are not UTF-8 are passed
+    through.
     """
     stream = _stdin()
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")
-    if not stream.isatty():
-        for line in stream:
-            yield line.rstrip("\n")
-        return
-    import readline  # noqa: F401  input() then edits, and remembers what was typed
+    if stream.isatty():
+        import readline  # noqa: F401  input() then edits, and remembers what was typed
 
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print()
-            return
+        def read_typed(prompt: str) -> str:
+            try:
+                return input(prompt)
+            except EOFError:
+                print()
+                raise
+
+        return read_typed
+
+    def read_piped(prompt: str) -> str:
+        line = stream.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    return read_piped
 
 
 def _stdin() -> Any:
@@ -245,15 +286,10 @@ class Sampler:
     """Continues prompts as `args` specify. loaded: a weights.open_model.LoadedModel."""
 
     def __init__(self, args: argparse.Namespace, loaded: Any, out: Any):
-        from gptjax.generate import sampling
-
         self._args, self._tokenizer, self._out = args, loaded.tokenizer, out
         self._inference_model = loaded.inference_model
         self._chat_template = loaded.chat_template if args.chat else None
-        temperature = 1.0 if args.temperature is None else args.temperature
-        self._sampling_params = sampling.SamplingParams(
-            temperature=temperature, top_k=args.top_k, top_p=args.top_p
-        )
+        self._sampling_params = sampling_params(args)
 
     def generate(self, prompt: str, index: int = 0) -> None:
         """Prints continuations of a prompt. index: number of the prompt, each with its own random

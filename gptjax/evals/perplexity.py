@@ -8,6 +8,7 @@ Every token is predicted once, given as many tokens before it as its window hold
 tokenizer; words are separated by whitespace.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,30 @@ from gptjax.evals.eval_model import EvalModel
 
 COLUMNS = ("tokens", "bytes", "loss", "perplexity", "bits/byte", "by word")
 COUNT_NAMES = ("documents", "tokens", "bytes", "words", "nats")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts a text. log_likelihood: of all its tokens, in nats; loss: nats a
+    token; bits_per_byte: of the text in UTF-8, so that models with other tokenizers can be
+    compared."""
+
+    log_likelihood: float
+    n_tokens: int
+    n_bytes: int
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+
+
+def score_text(nats: float, n_tokens: int, text: str) -> TextScore:
+    """Returns the score of a text of n_tokens with this log-likelihood."""
+    n_bytes = len(text.encode(errors="surrogatepass"))
+    counts = {"tokens": n_tokens, "bytes": n_bytes, "words": len(text.split()), "nats": -nats}
+    found = measures(counts)
+    return TextScore(
+        nats, n_tokens, n_bytes, found["loss"], found["perplexity"], found["bits_per_byte"]
+    )
 
 
 def find_texts(names: Iterable[str], warn: Callable[[str], None]) -> list[Path]:

@@ -35,7 +35,7 @@ def pad(texts: Sequence[Sequence[int]], n_ctx: int) -> tuple[np.ndarray, np.ndar
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "sampling_params"))
-def _prefill(
+def first_tokens(
     inference_model: inference.InferenceModel,
     tokens_BT,
     counts_B,
@@ -51,7 +51,7 @@ def _prefill(
 
 
 @functools.partial(jax.jit, static_argnames="sampling_params", donate_argnames="cache")
-def _decode(
+def decode_steps(
     inference_model: inference.InferenceModel,
     cache: kv_cache.KVCache,
     token_B,
@@ -128,7 +128,7 @@ def stream(
         longest = max(map(len, windows))
         capacity = bucket_length(min(n_ctx, longest + n_tokens - n_generated), n_ctx)
         inputs = jax.device_put((*pad(windows, n_ctx), np.int32(n_generated)))
-        cache, token_B = _prefill(
+        cache, token_B = first_tokens(
             inference_model, *inputs, key, capacity=capacity, sampling_params=sampling_params
         )
         tokens_BT = jax.device_get(token_B)[:, None]
@@ -156,7 +156,7 @@ def stream(
                 np.array([row in rows for row in range(len(texts))]),
             )
             inputs = jax.device_put((token_B, active_B, np.int32(n_generated), np.int32(n)))
-            cache, new_BT = _decode(
+            cache, new_BT = decode_steps(
                 inference_model, cache, *inputs, end, key, sampling_params=sampling_params
             )
             tokens_BT = jax.device_get(new_BT)[:, :n]

@@ -274,3 +274,15 @@ def resize(cache: KVCache, attention: tuple[schema.Attention, ...], capacity: in
         pad_layer(layer, attention[i % len(attention)]) for i, layer in enumerate(cache.layers)
     )
     return KVCache(layers, cache.lengths_B, capacity)
+
+
+def truncate(
+    cache: KVCache, attention: tuple[schema.Attention, ...], n_cached: int, n: int
+) -> KVCache | None:
+    """Returns the cache of the first n of the n_cached tokens that each row holds; None if a ring
+    buffer has overwritten keys that the next token would see. attention: the model's patterns.
+    """
+    n_slots = min(count.cache_slots(pattern, cache.capacity) for pattern in attention)
+    if n < n_cached > n_slots:
+        return None
+    return cache.replace(lengths_B=jnp.full_like(cache.lengths_B, n))

@@ -91,6 +91,16 @@ class ChatTemplate:
         return None if self.end_of_turn is None else self._encoder.encode(self.end_of_turn)[0]
 
     @functools.cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids at which an answer ends: the token that ends a turn, the tokenizer's end-of-text,
+        and the control tokens that end texts by their usual names."""
+        vocabulary = self._tokenizer.rust.get_vocab()
+        usual = self._tokenizer.control.intersection(control_tokens.END_NAMES)
+        names = usual | ({self.end_of_turn} if self.end_of_turn else set())
+        end = self._tokenizer.end_of_text
+        return frozenset(vocabulary[name] for name in names) | ({end} if end is not None else set())
+
+    @functools.cached_property
     def _encoder(self) -> control_tokens.MarkedEncoder:
         """Its names: the control tokens, and the added tokens that the template spells, such as
         Qwen's <tool_call>; white space is spelled for the template's own layout."""
@@ -133,6 +143,8 @@ class TurnTemplate:
     def __init__(self, tokenizer: chat_tokens.ChatTokens):
         self._tokenizer = tokenizer
         self.end_of_turn_id = tokenizer.id(self.end_of_turn)
+        ends = (self.end_of_turn_id, tokenizer.end_of_text)
+        self.end_ids = frozenset(end for end in ends if end is not None)
 
     def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
         """As ChatTemplate.render."""

@@ -56,6 +56,16 @@ def test_a_message_cannot_end_its_turn(kind, n_special, end):
     assert sum(i in control for i in as_tokens) == n_special + 1
 
 
+@pytest.mark.parametrize("kind, names", [
+    ("llama3", "<|eot_id|> <|end_of_text|>"), ("qwen", "<|im_end|> <|endoftext|>"),
+    ("phi3", "<|end|> <|endoftext|> </s>"), ("gemma", "<end_of_turn> <eos>"),
+])  # fmt: skip
+def test_the_ids_at_which_an_answer_ends(kind, names):
+    template = of(kind)
+    vocabulary = template._tokenizer.rust.get_vocab()
+    assert template.end_ids == {vocabulary[name] for name in names.split()}
+
+
 @pytest.mark.parametrize("kind", tokenizer_kinds.TEMPLATES)
 def test_conversations_that_spell_control_tokens_are_decoded_as_rendered(kind):
     """Whatever they spell: the text is kept, and the control tokens are as many as the template
