@@ -49,6 +49,8 @@ FREE_OPS = (
 )
 INSTRUCTION_PATTERN = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 FUNCTION_PATTERN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# Kernels of libtpu for jax.lax.ragged_dot, and of jax for the gradient of its weights.
+GROUPED_PATTERN = re.compile(r"ragged-dot-(?!metadata)|tgmm")
 ARRAY_PATTERN = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 
 
@@ -258,6 +260,22 @@ class Program:
             elif target and target[1].startswith("__"):
                 counts[target[1]] += times
         return dict(counts)
+
+    def grouped_matmul_flops(self) -> float:
+        """FLOPs of the TPU kernels of `grouped_matmul` and of its gradient: of two matrices and E
+        of the third size, one of them the result.
+        """
+        flops = 0.0
+        for instruction, times, _, _ in self.walk():
+            if instruction.op == "custom-call" and GROUPED_PATTERN.match(instruction.name):
+                inputs = instruction.rest.split("operand_layout_constraints={")[1].split("}}")[0]
+                arrays = [sizes for _, sizes in _parse_arrays(instruction.type + inputs)]
+                matrices = [sizes for sizes in arrays if len(sizes) > 1]
+                n_groups = next(sizes[0] for sizes in matrices if len(sizes) == 3)
+                # RK x EKN x RN = E (RKN)^2
+                product = math.prod(math.prod(sizes) for sizes in matrices) // n_groups
+                flops += times * 2 * math.isqrt(product)
+        return flops
 
     def collectives(self) -> list[Collective]:
         """All collectives except those within groups of one device, which send nothing. libtpu

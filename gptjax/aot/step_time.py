@@ -2,8 +2,9 @@
 chips' specifications. Nothing here was measured on a chip: the estimates rank programs and bound
 them from below.
 
-TPU: the compiler's cycle estimates; attention kernels, which have none, by the matmuls of the
-blocks that they visit, at KERNEL_SHARE of peak; communication by the links of each group of chips.
+TPU: the compiler's cycle estimates; kernels, which have none, by their matmuls at KERNEL_SHARE of
+peak, those of attention by the blocks that they visit; communication by the links of each group of
+chips. Gathers of rows and sorts, which experts need, have no cycles and count as nothing.
 GPU, where the compiler estimates nothing: matmuls at peak or memory traffic, whichever is longer.
 """
 
@@ -20,7 +21,7 @@ from gptjax.config import count, schema
 from gptjax.model.attention import context_parallel, tpu_splash
 from gptjax.sharding import topology
 
-# Share of peak that flash attention kernels reach on long rows (assumed).
+# Share of peak that kernels reach: flash attention on long rows, grouped matmuls (assumed).
 KERNEL_SHARE = 0.5
 LANES = 128  # the matrix unit pads heads to a multiple of this
 UNKNOWN_NETWORK = 6.25e9  # bytes/s per chip between slices if unpublished: v5p's
@@ -92,19 +93,25 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     return result
 
 
-# --- attention kernels ----------------------------------------------------------------------------
+# --- kernels --------------------------------------------------------------------------------------
 
 
 def kernel_seconds(compiled: compile.CompiledStep) -> float:
-    """Seconds of splash attention; 0 if the program has no kernels, as with attention dropout,
-    where the cycles include attention.
+    """Seconds of all kernels."""
+    flops = attention_flops(compiled) + compiled.program.grouped_matmul_flops()
+    return flops / compiled.target.chip.flops / KERNEL_SHARE
+
+
+def attention_flops(compiled: compile.CompiledStep) -> float:
+    """FLOPs of splash attention on one chip; 0 if the program has no such kernels, as with
+    attention dropout, where the cycles include attention.
 
     Matmuls per visited block: 2 forward (twice if the forward pass is recomputed), 4 for dk and dv
     or 5 including dq, 3 for dq. Context parallelism is taken to share the work of whole sequences
     equally.
     """
     config, model = compiled.config, compiled.config.model
-    if not compiled.program.kernel_counts():
+    if not any("splash" in name for name in compiled.program.kernel_counts()):
         return 0.0
     forward = 1 if "attention" in config.compute.saved_names else 2
     flops = 0.0
@@ -117,8 +124,7 @@ def kernel_seconds(compiled: compile.CompiledStep) -> float:
             * -(-model.d_head // LANES)
             * LANES
         )
-    heads = config.batch_rows * model.n_heads / compiled.mesh.size
-    return flops * heads / compiled.target.chip.flops / KERNEL_SHARE
+    return flops * config.batch_rows * model.n_heads / compiled.mesh.size
 
 
 # --- communication --------------------------------------------------------------------------------

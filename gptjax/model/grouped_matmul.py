@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from gptjax.sharding.shapes import shaped
 
 MAX_BLOCK = 128  # rows
+# Tiles of the TPU kernel: with more columns it would exceed the 16 MiB of vector memory that a
+# kernel may use on most chips.
+TILE_ROWS, TILE_COLUMNS = 512, 768
 
 
 @shaped
@@ -17,11 +20,57 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
     weight_EDG[1], and so on; 0 for rows after the last group. Differentiable in x and weight.
 
     jax.lax.ragged_dot, but on CPU, where XLA computes that as E masked matmuls of all rows, a loop
-    over blocks of rows.
+    over blocks of rows; and on TPU, where it does so for the gradient of the weights alone, a
+    kernel for that.
     """
     return jax.lax.platform_dependent(
-        x_RD, weight_EDG, sizes_E, cpu=multiply_blocks, default=jax.lax.ragged_dot
+        x_RD,
+        weight_EDG,
+        sizes_E,
+        cpu=multiply_blocks,
+        tpu=multiply_by_kernels,
+        default=jax.lax.ragged_dot,
     )
+
+
+# --- TPU ------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def multiply_by_kernels(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    """`grouped_matmul` by XLA's kernel, and the gradient of the weights by `weight_gradient`."""
+    return jax.lax.ragged_dot(x_RD, weight_EDG, sizes_E)
+
+
+def _kernels_forward(x_RD, weight_EDG, sizes_E):
+    return multiply_by_kernels(x_RD, weight_EDG, sizes_E), (x_RD, weight_EDG, sizes_E)
+
+
+def _kernels_backward(residuals, dy_RG):
+    x_RD, weight_EDG, sizes_E = residuals
+    dx_RD = jax.lax.ragged_dot(dy_RG, weight_EDG.swapaxes(1, 2), sizes_E)
+    return dx_RD, weight_gradient(x_RD, dy_RG, sizes_E), None
+
+
+multiply_by_kernels.defvjp(_kernels_forward, _kernels_backward)
+
+
+@shaped
+def weight_gradient(
+    x_RD: jax.Array, dy_RG: jax.Array, sizes_E: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """Returns (E, D, G): for each group its rows of x, transposed, times its rows of dy, by the
+    TPU kernel for this in jax. interpret: run on CPU, slowly, for tests."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    padding = ((0, -x_RD.shape[0] % TILE_ROWS), (0, 0))
+    x_RD, dy_RG = jnp.pad(x_RD, padding), jnp.pad(dy_RG, padding)
+    tiles = TILE_ROWS, min(TILE_COLUMNS, x_RD.shape[1]), min(TILE_COLUMNS, dy_RG.shape[1])
+    with jax.numpy_dtype_promotion("standard"):  # which jax's own code needs
+        return tgmm(x_RD.T, dy_RG, sizes_E, x_RD.dtype, tiles, interpret=interpret)
+
+
+# --- CPU ------------------------------------------------------------------------------------------
 
 
 @jax.custom_vjp

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gptjax.aot import hlo_cost
 from gptjax.config import schema
+from gptjax.model import grouped_matmul
 from gptjax.model.attention import dispatch, gpu_cudnn, gpu_flash, reference, tpu_splash
 from gptjax.sharding import device_mesh, rules, topology
 
@@ -195,6 +197,33 @@ def ahead(name, attend, pattern, T, d_head, dtype, segmented=False):
 def test_splash_compiled_for_v5e(pattern, T, d_head, dtype, segmented):
     program = ahead("v5e-1", tpu_splash.attend, pattern, T, d_head, dtype, segmented)
     assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name, dtype", [("v5e-1", "float32"), ("v5p-8", "bfloat16")])
+def test_grouped_matmul_compiled_for_tpus(name, dtype):
+    """The product and both gradients are kernels, each of the FLOPs of one weight for a row."""
+    target, (R, E, D, G) = topology.from_name(name), (1000, 4, 896, 1024)
+    whole = NamedSharding(jax.sharding.Mesh(target.devices()[:1], "x"), PartitionSpec())
+    x, weight, dy = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape in ((R, D), (E, D, G), (R, G))
+    )
+    sizes = jax.ShapeDtypeStruct((E,), jnp.int32, sharding=whole)
+
+    def f(x, weight, sizes, dy):
+        y, pull = jax.vjp(lambda x, w: grouped_matmul.grouped_matmul(x, w, sizes), x, weight)
+        return y, pull(dy)
+
+    with topology.disable_cache():
+        lowered = jax.jit(f).trace(x, weight, sizes, dy).lower(lowering_platforms=("tpu",))
+        program = hlo_cost.Program(lowered.compile().as_text())
+    assert program.kernel_counts() | {"ragged-dot-metadata": 0} == {
+        "ragged-dot-metadata": 0,
+        "ragged-dot-none": 2,
+        "tgmm": 1,
+    }
+    rows = 1024  # the gradient's are padded to whole tiles
+    assert program.grouped_matmul_flops() == 2 * D * G * (2 * R + rows)
 
 
 ALL_PATTERNS = [

@@ -3,6 +3,7 @@ eight; the losses of the router, its capacity and its statistics are the papers'
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -144,6 +145,17 @@ def test_grouped_matmul_multiplies_each_group_by_its_weight(rows, sizes):
         expected, expected_vjp = jax.vjp(plain, x_RD, weight_EDG)
         near(y, expected)
         jax.tree.map(near, vjp(cotangent), expected_vjp(cotangent))
+
+
+@pytest.mark.parametrize("sizes", [[0, 0, 0, 0], [300, 0, 500, 224]])
+def test_weight_gradient_of_the_tpu_kernel(sizes):
+    """Interpreted: of each group its own rows, in whole tiles and in parts of them; rows after the
+    last group are of none."""
+    x_RD, dy_RG = (jax.random.normal(jax.random.key(n), (max(sizes) * 2 + 424, n)) for n in (6, 5))
+    found = grouped_matmul.weight_gradient(x_RD, dy_RG, jnp.array(sizes), interpret=True)
+    starts = np.cumsum([0, *sizes])
+    parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
+    near(found, jnp.stack([x_RD[part].T @ dy_RG[part] for part in parts]))
 
 
 def test_losses_and_statistics_by_hand():
