@@ -85,17 +85,25 @@ def places_in_rows(experts_BTC: jax.Array, n_experts: int) -> jax.Array:
     return jnp.sum(before_BRX * chosen_BRX, axis=2).reshape(B, T, C)
 
 
-@jax.custom_vjp
-def permute(x_RD: jax.Array, order_R: jax.Array, inverse_R: jax.Array) -> jax.Array:
-    """Returns x_RD[order_R]. inverse_R: the inverse of that permutation, by which the gradient is
-    gathered; JAX's own would be a scatter, of which TPUs are slow."""
-    return x_RD[order_R]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def permute(x: jax.Array, order_R: jax.Array, inverse_R: jax.Array, n_copies: int) -> jax.Array:
+    """Returns x[order_R // n_copies], (R, D): the rows of x, each as often, in an order. inverse_R:
+    the inverse of that permutation, by which the gradient is gathered; JAX's own would be a
+    scatter, of which TPUs are slow."""
+    return x[order_R // n_copies]
 
 
 permute.defvjp(
-    lambda x_RD, order_R, inverse_R: (permute(x_RD, order_R, inverse_R), inverse_R),
-    lambda inverse_R, g_RD: (g_RD[inverse_R], None, None),
+    lambda x, order_R, inverse_R, n_copies: (permute(x, order_R, inverse_R, n_copies), inverse_R),
+    lambda n_copies, inverse_R, g_RD: (
+        g_RD[inverse_R].reshape(-1, n_copies, g_RD.shape[1]).sum(1),
+        None,
+        None,
+    ),
 )
+
+
+WEIGHT_DIMS = {"gate": "EDG", "up": "EDG", "down": "EGD"}
 
 
 class ExpertWeights(nn.Module):
@@ -150,18 +158,24 @@ class Experts(nn.Module):
         first = ("up",) if isinstance(c.expert, schema.GELU) else ("gate", "up")
         params = {name: ExpertWeights("EDG", sizes, std, has_bias, name=name)() for name in first}
         params["down"] = ExpertWeights("EGD", sizes, self.out_std, has_bias, name="down")()
+        params = jax.tree.map(lambda x: jnp.asarray(x, x_BTD.dtype), params)
         compute = functools.partial(apply_experts, m, limit, self.sharding)
         in_specs = (
             self.sharding.spec("BTD", x_BTD.shape),
             self.sharding.spec("BTC", experts_BTC.shape),
             self.sharding.spec("BTC", experts_BTC.shape),
-            jax.tree.map(lambda x: self.sharding.spec("E" + "1" * (x.ndim - 1), x.shape), params),
+            {name: self._specs(WEIGHT_DIMS[name], *pair) for name, pair in params.items()},
         )
-        params = jax.tree.map(lambda x: jnp.asarray(x, x_BTD.dtype), params)
         out = self.sharding.spec("BPD", x_BTD.shape)
         return self.sharding.shard_map(compute, in_specs, out)(
             x_BTD, weights_BTC.astype(x_BTD.dtype), experts_BTC, params
         )
+
+    def _specs(self, dims, weight, bias):
+        """Of a weight as it lies in the state, so that `apply_experts` gathers it and its gradient
+        is scattered as it is summed, and of its bias, whole but for E."""
+        of_bias = None if bias is None else self.sharding.spec("E1", bias.shape)
+        return self.sharding.spec(dims, weight.shape, self.sharding.rules.params), of_bias
 
 
 def apply_experts(
@@ -178,28 +192,32 @@ def apply_experts(
 
     limit: the most tokens of a row that any expert takes; None: each has as many as chose it.
     slots_BTC: the number of the chosen expert or, with a limit, expert * limit + place, beyond the
-    last one where there is no place. params: weight and bias of this device's experts, by name.
+    last one where there is no place. params: by name, this device's shard of a weight and the bias
+    of its experts.
     """
     (B, T, D), C = x_BTD.shape, slots_BTC.shape[2]
+    params = {
+        name: (sharding.gather_param(weight, WEIGHT_DIMS[name], "D"), bias)
+        for name, (weight, bias) in params.items()
+    }
     n_experts = params["down"][0].shape[0]
     n_slots = n_experts * (limit or 1)
     axes = sharding.axes("E")
     slots_BTC = slots_BTC - (jax.lax.axis_index(axes) * n_slots if axes else 0)
     is_here_BTC = (slots_BTC >= 0) & (slots_BTC < n_slots)
     slots_BTC = jnp.where(is_here_BTC, slots_BTC, n_slots)
-    x_BTCD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, C, D))
     if limit is None:
         rows = _SortedRows(slots_BTC, n_experts)
     else:
         rows = _PlacedRows(slots_BTC, n_experts, limit)
-    x_RD = rows.collect(x_BTCD)
+    x_RD = rows.collect(x_BTD)
 
     def expand(name):
         return checkpoint_name(rows.multiply(x_RD, *params[name]), "up")
 
     y_RD = rows.multiply(hidden_units(m.expert, m.gelu, expand), *params["down"])
     y_BTD = jnp.einsum(
-        "BTCD,BTC->BTD", rows.restore(y_RD, x_BTCD.shape), jnp.where(is_here_BTC, weights_BTC, 0)
+        "BTCD,BTC->BTD", rows.restore(y_RD, (B, T, C, D)), jnp.where(is_here_BTC, weights_BTC, 0)
     )
     return jax.lax.psum_scatter(y_BTD, axes, scatter_dimension=1, tiled=True) if axes else y_BTD
 
@@ -209,15 +227,17 @@ class _SortedRows:
     number n_experts."""
 
     def __init__(self, experts_BTC: jax.Array, n_experts: int):
+        self._n_choices = experts_BTC.shape[2]
         experts_R = experts_BTC.ravel()
         self._order_R = jnp.argsort(experts_R, stable=True)
         self._places_R = jnp.argsort(self._order_R)
         self._is_of_RE = experts_R[self._order_R][:, None] == jnp.arange(n_experts)[None]
         self._sizes_E = jnp.sum(self._is_of_RE, axis=0)
 
-    def collect(self, x_BTCD: jax.Array) -> jax.Array:
-        """The rows, by expert."""
-        return permute(x_BTCD.reshape(-1, x_BTCD.shape[3]), self._order_R, self._places_R)
+    def collect(self, x_BTD: jax.Array) -> jax.Array:
+        """The row of each choice, by expert."""
+        x = x_BTD.reshape(-1, x_BTD.shape[2])
+        return permute(x, self._order_R, self._places_R, self._n_choices)
 
     def multiply(
         self, x_RD: jax.Array, weight_EDG: jax.Array, bias_EG: jax.Array | None
@@ -229,7 +249,7 @@ class _SortedRows:
 
     def restore(self, y_RD: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The rows by choice, (B, T, C, D)."""
-        return permute(y_RD, self._places_R, self._order_R).reshape(shape)
+        return permute(y_RD, self._places_R, self._order_R, 1).reshape(shape)
 
 
 class _PlacedRows:
@@ -238,17 +258,18 @@ class _PlacedRows:
 
     def __init__(self, slots_BTC: jax.Array, n_experts: int, limit: int):
         B = slots_BTC.shape[0]
-        self._shape = n_experts, B * limit
+        self._shape, self._n_choices = (n_experts, B * limit), slots_BTC.shape[2]
         expert_BTC, place_BTC = jnp.divmod(slots_BTC, limit)
         # Beyond the last place where the expert is not one of this device's.
         self._places_R = (
             (expert_BTC * B + jnp.arange(B)[:, None, None]) * limit + place_BTC
         ).ravel()
 
-    def collect(self, x_BTCD: jax.Array) -> jax.Array:
-        D = x_BTCD.shape[3]
-        zeros = jnp.zeros((math.prod(self._shape), D), x_BTCD.dtype)
-        return zeros.at[self._places_R].set(x_BTCD.reshape(-1, D), mode="drop")
+    def collect(self, x_BTD: jax.Array) -> jax.Array:
+        D = x_BTD.shape[2]
+        zeros = jnp.zeros((math.prod(self._shape), D), x_BTD.dtype)
+        x_RD = jnp.repeat(x_BTD.reshape(-1, D), self._n_choices, axis=0)
+        return zeros.at[self._places_R].set(x_RD, mode="drop")
 
     def multiply(
         self, x_RD: jax.Array, weight_EDG: jax.Array, bias_EG: jax.Array | None

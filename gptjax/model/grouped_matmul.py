@@ -19,17 +19,11 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
     """Returns (R, G): the first sizes_E[0] rows times weight_EDG[0], the next sizes_E[1] times
     weight_EDG[1], and so on; 0 for rows after the last group. Differentiable in x and weight.
 
-    jax.lax.ragged_dot, but on CPU, where XLA computes that as E masked matmuls of all rows, a loop
-    over blocks of rows; and on TPU, where it does so for the gradient of the weights alone, a
-    kernel for that.
+    jax.lax.ragged_dot on TPU, where XLA has a kernel for it; elsewhere, where XLA computes it as E
+    masked matmuls of all rows, a loop over blocks of rows.
     """
     return jax.lax.platform_dependent(
-        x_RD,
-        weight_EDG,
-        sizes_E,
-        cpu=multiply_blocks,
-        tpu=multiply_by_kernels,
-        default=jax.lax.ragged_dot,
+        x_RD, weight_EDG, sizes_E, tpu=multiply_by_kernels, default=multiply_blocks
     )
 
 
@@ -38,7 +32,8 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
 
 @jax.custom_vjp
 def multiply_by_kernels(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """`grouped_matmul` by XLA's kernel, and the gradient of the weights by `weight_gradient`."""
+    """`grouped_matmul` by XLA's kernel. It has none for the gradient of the weights, but multiplies
+    all rows for each of them: that is by `weight_gradient`."""
     return jax.lax.ragged_dot(x_RD, weight_EDG, sizes_E)
 
 
@@ -70,7 +65,7 @@ def weight_gradient(
         return tgmm(x_RD.T, dy_RG, sizes_E, x_RD.dtype, tiles, interpret=interpret)
 
 
-# --- CPU ------------------------------------------------------------------------------------------
+# --- CPU and GPU ----------------------------------------------------------------------------------
 
 
 @jax.custom_vjp

@@ -259,6 +259,13 @@ class Sharding:
                     sum_axes.remove(axis)
         return jax.lax.psum(partial, tuple(sum_axes))
 
+    def gather_param(self, shard: jax.Array, letters: str, letter: str) -> jax.Array:
+        """Inside jax.shard_map: gathers a dimension of a parameter, given each device's shard. Its
+        gradient is reduced as by `reduce_scatter_grad`."""
+        axes = self.axes(letter, self.rules.params)
+        dimension = letters.index(letter)
+        return jax.lax.all_gather(shard, axes, axis=dimension, tiled=True) if axes else shard
+
     def axis_size(self, axis: str) -> int:
         """Number of devices along a mesh axis; 1 if there is no mesh."""
         return 1 if self.mesh is None else self.mesh.shape[axis]

@@ -199,11 +199,12 @@ def test_splash_compiled_for_v5e(pattern, T, d_head, dtype, segmented):
     assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
 
 
-@needs_libtpu
-@pytest.mark.parametrize("name, dtype", [("v5e-1", "float32"), ("v5p-8", "bfloat16")])
-def test_grouped_matmul_compiled_for_tpus(name, dtype):
-    """The product and both gradients are kernels, each of the FLOPs of one weight for a row."""
-    target, (R, E, D, G) = topology.from_name(name), (1000, 4, 896, 1024)
+R, E, D, G = 1000, 4, 896, 1024
+
+
+def grouped_ahead(name, dtype):
+    """grouped_matmul of R rows and its gradients as text, compiled for one device."""
+    target = topology.from_name(name)
     whole = NamedSharding(jax.sharding.Mesh(target.devices()[:1], "x"), PartitionSpec())
     x, weight, dy = (
         jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape in ((R, D), (E, D, G), (R, G))
@@ -215,15 +216,27 @@ def test_grouped_matmul_compiled_for_tpus(name, dtype):
         return y, pull(dy)
 
     with topology.disable_cache():
-        lowered = jax.jit(f).trace(x, weight, sizes, dy).lower(lowering_platforms=("tpu",))
-        program = hlo_cost.Program(lowered.compile().as_text())
-    assert program.kernel_counts() | {"ragged-dot-metadata": 0} == {
-        "ragged-dot-metadata": 0,
-        "ragged-dot-none": 2,
-        "tgmm": 1,
-    }
+        traced = jax.jit(f).trace(x, weight, sizes, dy)
+        return traced.lower(lowering_platforms=(target.platform,)).compile().as_text()
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name, dtype", [("v5e-1", "float32"), ("v5p-8", "bfloat16")])
+def test_grouped_matmul_compiled_for_tpus(name, dtype):
+    """The product and both gradients are kernels, each of the FLOPs of one weight for a row."""
+    program = hlo_cost.Program(grouped_ahead(name, dtype))
+    runs = program.kernel_counts()
+    assert (runs["ragged-dot-none"], runs["tgmm"]) == (2, 1)
     rows = 1024  # the gradient's are padded to whole tiles
     assert program.grouped_matmul_flops() == 2 * D * G * (2 * R + rows)
+
+
+@needs_cuda
+def test_grouped_matmul_compiled_for_h100():
+    """No array has E times the rows, as in a masked matmul of all rows with all weights."""
+    text = grouped_ahead("h100-1", "bfloat16")
+    assert f"bf16[{R},{D}]" in text
+    assert f"[{R},{E * D}]" not in text and f"[{E},{R},{D}]" not in text
 
 
 ALL_PATTERNS = [

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax.aot import hlo_cost
 from gptjax.config import schema
 from gptjax.model import experts, grouped_matmul, mlp
 from gptjax.sharding import rules
@@ -80,6 +81,28 @@ def random_params(c, x_BTD):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x_BTD, False)["params"])
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda p: 0.3 * draw.normal(size=p.shape).astype(np.float32), shapes)
+
+
+def test_no_device_holds_the_whole_sum_of_a_weight_gradient():
+    """Over fsdp the gradient is scattered as it is summed: what all devices get whole is smaller
+    than the shard of a weight."""
+    c = config(schema.Mesh(fsdp=8), expert=schema.SwiGLU(d_ff=64))
+    mesh = tiny.MAKE_MESH(c.mesh, jax.devices()[:8])
+    sharding = rules.Sharding(rules.for_config(c, mesh), mesh)
+    module = experts.Experts(c.model, 0.02, sharding)
+    x_BTD = jax.random.normal(jax.random.key(1), (8, 12, 16))
+    params = random_params(c, x_BTD)
+
+    def loss(p):
+        return jnp.sum(module.apply({"params": sharding.shard_like_params(p)}, x_BTD, True))
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    weight, summed = 8 * 16 * 64, [0]
+    for collective in hlo_cost.Program(text).collectives():
+        if collective.kind == "all-reduce":
+            summed += [math.prod(sizes) for _, sizes in collective.shapes]
+    assert max(summed) < weight // 8
 
 
 @pytest.mark.parametrize("form, mesh", [
