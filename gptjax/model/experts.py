@@ -7,7 +7,7 @@ dense MLP does.
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -249,7 +249,8 @@ class _SortedRows:
 
     def restore(self, y_RD: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The rows by choice, (B, T, C, D)."""
-        return permute(y_RD, self._places_R, self._order_R, 1).reshape(shape)
+        rows_RD = permute(y_RD, self._places_R, self._order_R, 1)
+        return cast(jax.Array, rows_RD).reshape(shape)
 
 
 class _PlacedRows:
