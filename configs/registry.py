@@ -22,13 +22,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from gptjax.config import parse
+from gptjax.config.chat_recipe import ChatRecipe
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.schema import Config
-from gptjax.config.sft import Sft
 from gptjax.config.sweep import Sweep
+from gptjax.configs import chat as chat_recipes
 from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
-from gptjax.configs import sft as conversation_recipes
 
 CONFIGS = {
     **small.CONFIGS,
@@ -36,12 +36,12 @@ CONFIGS = {
     **families.CONFIGS,
 }  # name -> a function that returns a Config
 FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
-SFT = conversation_recipes.SFT  # name -> a function that returns a Sft
-Recipe = TypeVar("Recipe", Config, Finetuning, Sft, Sweep)
+SFT, DPO = chat_recipes.SFT, chat_recipes.DPO  # name -> a function that returns a ChatRecipe
+Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
     Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
-    Sft: ("recipe of conversations", "gptjax.sft --config"),
+    ChatRecipe: ("recipe of conversations", "gptjax.sft --config"),
     Sweep: ("sweep", "gptjax.sweep --sweep"),
 }  # type of a recipe -> (what it is called, what takes it)
 
@@ -57,10 +57,12 @@ def config(name: str) -> Config:
         raise ValueError(
             f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
         )
-    if real in SFT:
-        raise ValueError(
-            f"{name} is a recipe of conversations: python -m gptjax.sft --config={name} --init=RUN"
-        )
+    for program, recipes in {"sft": SFT, "dpo": DPO}.items():
+        if real in recipes:
+            raise ValueError(
+                f"{name} is a recipe of conversations: python -m gptjax.{program} --config={name} "
+                "--init=RUN"
+            )
     if real not in CONFIGS:
         hint = f"{_suggest(name, [*CONFIGS, *ladder.ALIASES])} (python -m gptjax.plan shows all)"
         raise ValueError(f"no config is called {parse.quote(name)}; {hint}")
@@ -79,16 +81,16 @@ def finetuning(name: str) -> Finetuning:
     return FINETUNING[name]()
 
 
-def sft(name: str) -> Sft:
-    """Returns the recipe of conversations with this name, or FILE.py:NAME. Raises a one-line
-    ValueError if there is none.
+def chat_recipe(name: str, recipes: Mapping[str, Any]) -> ChatRecipe:
+    """Returns the recipe with this name of `recipes`, SFT or DPO, or FILE.py:NAME. Raises a
+    one-line ValueError if there is none.
     """
     if is_in_file(name):
-        return _read_from_file(name, Sft)
-    if name not in SFT:
-        hint = _suggest(name, list(SFT))
-        raise ValueError(f"no recipe of conversations is called {parse.quote(name)}; {hint}")
-    return SFT[name]()
+        return _read_from_file(name, ChatRecipe)
+    if name not in recipes:
+        hint = _suggest(name, list(recipes))
+        raise ValueError(f"no recipe of this program is called {parse.quote(name)}; {hint}")
+    return recipes[name]()
 
 
 def sweep(name: str) -> Sweep:

@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 from gptjax import __main__ as programs
-from gptjax.config import decontamination, evaluation, finetuning, parse, schema, sft, sweep
+from gptjax.config import chat_recipe, decontamination, evaluation, finetuning, parse, schema, sweep
 
 ROOT = Path(__file__).parents[1]
 SUBCOMMANDS = {"gptjax.sweep": ("report", "send")}  # words that choose another parser
@@ -184,7 +184,7 @@ def records() -> dict[type, str]:
     roots = (
         (schema.Config, ""),
         (finetuning.Finetuning, ""),
-        (sft.Sft, ""),
+        (chat_recipe.ChatRecipe, ""),
         (evaluation.Protocol, "TASK."),
         (decontamination.Filter, ""),
         (decontamination.OverlapRule, ""),

@@ -1,13 +1,14 @@
 """Fine-tune a model on conversations: `python -m gptjax.sft --config=sft --init=RUN --set
 task.train=FILE`. InstructGPT (2203.02155) section 3.5, its first step."""
 
+import argparse
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptjax import cli, train
-from gptjax.config import data, find_files, overrides, parse
-from gptjax.config import sft as sft_config
+from gptjax.config import chat_recipe, data, find_files, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Config
 from gptjax.configs import registry
@@ -21,11 +22,19 @@ EXAMPLE = "python -m gptjax.sft --config=sft --init=runs/nano --set task.train=c
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = cli.make_config_parser(
+    from gptjax.training import sft
+
+    parser = make_parser(
         "sft",
         "Fine-tune a model on conversations. The same command continues an interrupted run.",
         EXAMPLE,
     )
+    return run(parser.parse_args(arguments), registry.SFT, sft.ConversationRows, sft.SftObjective)
+
+
+def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Returns the parser of a program that learns from conversations or preferences."""
+    parser = cli.make_config_parser(program, description, example)
     parser.add_argument(
         "--init",
         metavar="PATH",
@@ -43,55 +52,68 @@ def main(arguments: list[str]) -> int:
     )
     train.add_new_record(parser)
     cluster.add_distributed_flags(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def run(
+    args: argparse.Namespace,
+    recipes: Mapping[str, Any],
+    make_rows: Callable[..., Any],
+    make_objective: Callable[..., Any],
+    check: Callable[[Config, Any], None] = lambda config, out: None,
+) -> int:
+    """Trains as the arguments of `make_parser` say; returns the exit status of gptjax.train.
+
+    make_rows, make_objective: training.sft.ConversationRows and SftObjective, or
+    training.dpo.PreferenceRows and DpoObjective. check(config of the model to begin with, console):
+    called first."""
     if args.config is None:
-        raise ValueError(f"say which recipe with --config=NAME: {', '.join(registry.SFT)}")
-    recipe = overrides.override(registry.sft(args.config), *args.assignments)
+        raise ValueError(f"say which recipe with --config=NAME: {', '.join(recipes)}")
+    recipe = overrides.override(registry.chat_recipe(args.config, recipes), *args.assignments)
     if args.init is None:
         raise ValueError(
             "say which model with --init=PATH: a run's directory, or a folder of weights"
         )
 
+    from gptjax.data.tokenizers import build, chat_template
     from gptjax.distributed import processes
     from gptjax.report import console
+    from gptjax.weights import load
 
     process_info = cluster.detect(
         args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
     )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
-    objective, config = open_conversations(recipe, args.init, out)
-    directory = args.run_dir or str(run_dir.directory(None, config.name))
-    request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
-    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
-        return loop.train(
-            request, run_dir.bucket_url(directory), process_group, args.profile, objective
-        )
-
-
-def open_conversations(recipe: sft_config.Sft, init: str, out: Any) -> tuple[Any, Config]:
-    """Returns (a training.sft.SftObjective with the conversations read, the whole config); prints
-    what is dropped, and a conversation with what is learned of it. Raises ValueError, in one line,
-    for anything wrong with the model or the conversations."""
-    from gptjax.data.tokenizers import build, chat_template
-    from gptjax.training import sft
-    from gptjax.weights import load
-
-    weights = load.load(init)
-    n_ctx = recipe.n_ctx or weights.config.model.n_ctx
+    weights = load.load(args.init)
+    check(weights.config, out)
     weights.check(weights.config, build.build(weights.config.data.tokenizer))
     spec, n_vocab = add_template(weights.config)
     tokenizer = build.build(spec)
-    template = chat_template.of(tokenizer)
-    with out.status("reading conversations"):
-        rows = sft.ConversationRows(recipe.task, tokenizer, template, n_ctx, out.print)
+    with out.status("reading"):
+        rows = make_rows(
+            recipe.task,
+            tokenizer,
+            chat_template.of(tokenizer),
+            recipe.n_ctx or weights.config.model.n_ctx,
+            out.print,
+        )
     chat_data = dataclasses.replace(weights.config.data, tokenizer=spec)
-    config = sft_config.resolve_config(recipe, weights.config, chat_data, n_vocab, len(rows.train))
+    config = chat_recipe.resolve_config(recipe, weights.config, chat_data, n_vocab, len(rows.train))
     BatchSchedule(config)
     out.print_samples(
         [mark_learned(tokenizer, rows.examples["train"][0][1])],
         ["the first conversation; learned is what stands in ⟦ ⟧"],
     )
-    return sft.SftObjective(weights, rows), config
+    directory = args.run_dir or str(run_dir.directory(None, config.name))
+    request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
+    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
+        return loop.train(
+            request,
+            run_dir.bucket_url(directory),
+            process_group,
+            args.profile,
+            make_objective(weights, rows),
+        )
 
 
 def add_template(config: Config) -> tuple[data.Tokenizer, int]:

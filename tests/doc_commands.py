@@ -236,8 +236,9 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
     """ValueError for names and edits that the program would refuse."""
     if module == "gptjax.finetune" and args.config != "NAME":
         overrides.override(registry.finetuning(args.config), *args.assignments)
-    elif module == "gptjax.sft":
-        overrides.override(registry.sft(args.config), *args.assignments)
+    elif module in ("gptjax.sft", "gptjax.dpo"):
+        recipes = {"gptjax.sft": registry.SFT, "gptjax.dpo": registry.DPO}[module]
+        overrides.override(registry.chat_recipe(args.config, recipes), *args.assignments)
     elif module == "gptjax.sweep" and "sweep" in args:
         if args.sweep not in (None, "NAME"):
             registry.sweep(args.sweep)

@@ -1,5 +1,5 @@
-"""Config of supervised fine-tuning on conversations: InstructGPT (2203.02155) section 3.5 and
-appendix C.1."""
+"""Config of learning from conversations, and from preferences between answers: InstructGPT
+(2203.02155) section 3.5 and appendix C.1; DPO (2305.18290)."""
 
 from typing import Annotated, Literal
 
@@ -43,3 +43,61 @@ class Conversations:
     """Which epoch is the result: the one with the lowest loss on dev, or the last."""
     final_fraction: Annotated[float, Bounds(0, 1)] = 0.1
     """Learning rate at the end of the cosine, as a share of peak_lr."""
+
+
+@record
+class Dpo:
+    """Direct preference optimization: -log sigmoid(beta * difference), where the difference is that
+    of log p(answer) / p_reference(answer) between the chosen and the rejected answer, summed over
+    tokens (Rafailov et al. 2305.18290, equation 7)."""
+
+    beta: Positive = 0.1
+    """How strongly the reference holds; TL;DR in the paper: 0.5."""
+
+
+@record
+class Ipo:
+    """Identity preference optimization: (difference - 1 / (2 tau))^2, with the difference of Dpo
+    (Azar et al. 2310.12036, equation 17)."""
+
+    tau: Positive = 0.1
+    """How strongly the reference holds."""
+
+
+PreferenceLoss = Dpo | Ipo
+
+
+@record
+class Preferences:
+    """Pairs of answers to one prompt, of which one was preferred.
+
+    The data are .jsonl or .parquet files, in one of these forms:
+    pairs: `prompt`, `chosen` and `rejected`, texts or lists of messages; without `prompt`, chosen
+    and rejected are whole conversations;
+    ranked: `prompt` and `completions`, the best first: every pair of them;
+    hh: `chosen` and `rejected`, texts of turns that begin with "Human:" and "Assistant:", as
+    HH-RLHF's.
+    """
+
+    train: str
+    """A file, a directory or a glob of training preferences (.jsonl or .parquet)."""
+    dev: str | None = None
+    """The same of those to validate on; None: `dev_fraction` of train."""
+    dev_fraction: Fraction = 0.05
+    """Share of the prompts that is held out, chosen by a hash of their text."""
+    form: Literal["auto", "pairs", "ranked", "hh"] = "auto"
+    """Form of a line or row; auto: by the columns of the first."""
+    loss: PreferenceLoss = Dpo()
+    """What is learned from a pair."""
+    epochs: Annotated[int, Bounds(1, 10_000)] = 1
+    """Times that the pairs are read."""
+    batch_rows: Rows = 64
+    """Pairs of a step."""
+    peak_lr: Positive = 1e-6
+    """Highest learning rate."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the learning rate rises. DPO's paper: 150 steps."""
+    final_fraction: Annotated[float, Bounds(0, 1)] = 1.0
+    """Learning rate at the end of the cosine, as a share of peak_lr; 1: constant."""
+    choose: Literal["loss", "last"] = "loss"
+    """Which epoch is the result: the one with the lowest loss on dev, or the last."""

@@ -51,14 +51,20 @@ def read(path: str, form: str) -> Iterator[tuple[str, list[Message]]]:
 
     form: of config.chat.Conversations. Raises ValueError, in one line, for a file that is missing
     or damaged, for a form that cannot be recognized, and for a line that is not of the form."""
+    for where, row in read_rows(path):
+        if form == "auto":
+            form = _recognize(where, row)
+        yield where, _messages(where, row, form)
+
+
+def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where it stands, columns) for each line or row of the .jsonl and .parquet files that
+    `path` names. Raises ValueError, in one line, for a file that is missing or damaged."""
     for file in find_files.find(path).states:
         kind, suffix = find_files.file_type(file)
         if kind not in (".jsonl", ".parquet"):
-            raise ValueError(f"{file}: give conversations as .jsonl or .parquet")
-        for where, row in _rows(file, kind, suffix):
-            if form == "auto":
-                form = _recognize(where, row)
-            yield where, _messages(where, row, form)
+            raise ValueError(f"{file}: give .jsonl or .parquet")
+        yield from _rows_of_file(file, kind, suffix)
 
 
 def check(messages: Sequence[Message]) -> None:
@@ -100,6 +106,29 @@ def encode(template: Template, messages: Sequence[Message]) -> Encoded:
     return Encoded(ids, learned)
 
 
+class Notes:
+    """What was dropped or truncated, counted by reason."""
+
+    def __init__(self):
+        self._counts, self._places = collections.Counter[str](), dict[str, str]()
+
+    def add(self, note: str, where: str) -> None:
+        """Counts one more of these."""
+        self._counts[note] += 1
+        self._places.setdefault(note, where)
+
+    def print(self, split: str, noun: str, print_line: Callable[[str], None]) -> None:
+        """Prints a line for each reason, with the first place."""
+        for note, count in self._counts.most_common():
+            print_line(
+                f"{split}: {count:,} {noun}{'s' * (count > 1)} {note} (first: {self._places[note]})"
+            )
+
+    def reasons(self) -> str:
+        """Returns the most frequent reasons, for an error."""
+        return "".join(f"; {n:,} were {note}" for note, n in self._counts.most_common(3))
+
+
 def encode_all(
     conversations: Iterator[tuple[str, list[Message]]],
     template: Template,
@@ -113,41 +142,29 @@ def encode_all(
 
     too_long, name: "drop" or "truncate"; of the split, for the lines. Raises ValueError if none is
     left."""
-    kept, notes = [], collections.Counter[str]()
-    first_places: dict[str, str] = {}
+    kept, notes = [], Notes()
     for where, messages in conversations:
-        note = None
         try:
             encoded = encode(template, messages)
-            if len(encoded.ids) > n_ctx + 1 and too_long == "drop":
-                raise Unusable(f"longer than the context of {n_ctx:,} tokens")
             if len(encoded.ids) > n_ctx + 1:
-                note = f"truncated to the context of {n_ctx:,} tokens"
+                if too_long == "drop":
+                    raise Unusable(f"longer than the context of {n_ctx:,} tokens")
                 encoded = Encoded(encoded.ids[: n_ctx + 1], encoded.learned[: n_ctx + 1])
-            if not any(encoded.learned):
-                raise Unusable("truncated before the first answer")
+                if not any(encoded.learned):
+                    raise Unusable("truncated before the first answer")
+                notes.add(f"truncated to the context of {n_ctx:,} tokens", where)
             kept.append((messages, encoded))
-        except Unusable as error:
-            note = f"dropped: {error}"
-        except ValueError as error:  # of the template
-            note = f"dropped: {parse.one_line(str(error), 200)}"
-        if note is not None:
-            notes[note] += 1
-            first_places.setdefault(note, where)
-    for note, count in notes.most_common():
-        print_line(
-            f"{name}: {count:,} conversation{'s' * (count > 1)} {note} (first: "
-            f"{first_places[note]})"
-        )
+        except ValueError as error:  # of the conversation, or of the template
+            notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
+    notes.print(name, "conversation", print_line)
     if not kept:
-        raise ValueError(
-            f"{name}: no conversation is left to learn from"
-            + "".join(f"; {count:,} were {note}" for note, count in notes.most_common(3))
-        )
+        raise ValueError(f"{name}: no conversation is left to learn from{notes.reasons()}")
     return kept
 
 
-def _rows(file: pathlib.Path, kind: str, suffix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_of_file(
+    file: pathlib.Path, kind: str, suffix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with file.open("rb") as raw:
             stream = compression.decompress(raw, suffix)
@@ -185,21 +202,16 @@ def _messages(where: str, row: dict[str, Any], form: str) -> list[Message]:
         case "messages":
             return _list_of_messages(where, row["messages"], "messages", "role", "content")
         case "completion":
-            parts = [(row["prompt"], "user"), (row["completion"], "assistant")]
-            found = []
-            for value, role in parts:
-                found += (
-                    [{"role": role, "content": value}]
-                    if isinstance(value, str)
-                    else _list_of_messages(where, value, "prompt or completion", "role", "content")
-                )
-            return found
+            return [
+                *turn(where, "prompt", row["prompt"], "user"),
+                *turn(where, "completion", row["completion"], "assistant"),
+            ]
         case "alpaca":
             texts = [
-                _text(where, name, row[name]) if row.get(name) is not None else ""
+                text(where, name, row[name]) if row.get(name) is not None else ""
                 for name in ("instruction", "input", "output")
             ]
-            question = "\n\n".join(text for text in texts[:2] if text)
+            question = "\n\n".join(part for part in texts[:2] if part)
             return [
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": texts[2]},
@@ -214,13 +226,13 @@ def _messages(where: str, row: dict[str, Any], form: str) -> list[Message]:
                     )
             return [{"role": SHAREGPT_ROLES[m["role"]], "content": m["content"]} for m in found]
         case _:
-            return split_hh(where, _text(where, "chosen", row["chosen"]))
+            return split_hh(where, text(where, "chosen", row["chosen"]))
 
 
-def split_hh(where: str, text: str) -> list[Message]:
+def split_hh(where: str, content: str) -> list[Message]:
     """Returns the messages of a text of HH-RLHF, whose turns begin with "\\n\\nHuman: " and
     "\\n\\nAssistant: "."""
-    before, *parts = HH_TURN.split(text)
+    before, *parts = HH_TURN.split(content)
     if before.strip() or not parts:
         raise ValueError(
             f'{where}: its text does not begin with "\\n\\nHuman: ", as those of HH-RLHF do; set '
@@ -228,9 +240,17 @@ def split_hh(where: str, text: str) -> list[Message]:
         )
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": roles[who], "content": content}
-        for who, content in zip(parts[::2], parts[1::2], strict=True)
+        {"role": roles[who], "content": said}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+def turn(where: str, column: str, value: Any, role: str) -> list[Message]:
+    """Returns the messages of a column that holds a text, which is of `role`, or messages. Raises
+    ValueError for anything else."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return _list_of_messages(where, value, column, "role", "content")
 
 
 def _list_of_messages(
@@ -247,7 +267,8 @@ def _list_of_messages(
     return [{"role": m[role], "content": m[content]} for m in value]
 
 
-def _text(where: str, column: str, value: Any) -> str:
+def text(where: str, column: str, value: Any) -> str:
+    """Returns the value, which must be a text. Raises ValueError if it is none."""
     if not isinstance(value, str):
         raise ValueError(f"{where}: {column} is {parse.quote(value)}, not a text")
     return value

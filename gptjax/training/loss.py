@@ -109,6 +109,36 @@ def _loss_by_chunks_fwd(n_vocab, softcap, sharding, x_BTD, token_VD, targets_BT,
     return total, gradients
 
 
+@shaped
+def token_nll(
+    x_BTD,
+    token_VD,
+    targets_BT,
+    n_vocab: int,
+    sharding: rules.Sharding = rules.UNSHARDED,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Returns -log p(target) of every token, float32 (B, T), in the chunks of `cross_entropy`. It
+    has no gradient: of a weighted sum, take that of `cross_entropy`."""
+
+    def nll_shard(x_BTD, token_VD, targets_BT):
+        vocab = VocabShard(n_vocab, softcap, sharding.axes("V"), token_VD)
+
+        def chunk(x_BTD, targets_BT):
+            y_BTV = vocab.logits(x_BTD)
+            nll_BT = vocab.logsumexp(y_BTV) - vocab.target_logit(y_BTV, targets_BT)
+            return jnp.float32(0), nll_BT[..., None]
+
+        _, nll_BT1 = _scan_chunks(token_VD.shape[0], jnp.float32(0), (x_BTD, targets_BT), chunk)
+        assert nll_BT1 is not None
+        return nll_BT1[..., 0]
+
+    arrays = jax.lax.stop_gradient((x_BTD, token_VD.astype(x_BTD.dtype), targets_BT))
+    rows = sharding.spec("BT", targets_BT.shape)
+    specs = (sharding.spec("BTD", x_BTD.shape), sharding.spec("V1", token_VD.shape), rows)
+    return sharding.shard_map(nll_shard, specs, rows)(*arrays)
+
+
 def _in_specs(sharding, x_BTD, token_VD, targets_BT, weights_BT):
     rows = sharding.spec("BT", targets_BT.shape)
     return sharding.spec("BTD", x_BTD.shape), sharding.spec("V1", token_VD.shape), rows, rows

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gptjax.config import count
+from gptjax.config.chat import Preferences
 from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
 
@@ -52,6 +53,12 @@ def free_device_memory(config: Config, mesh: Any) -> int:
 
 
 def sequences_per_row(config: Config) -> int:
-    """Returns the number of token sequences that the model reads for one row of a batch: 1, or
-    for a classification task the sequences of one example (GPT-1 section 3.3)."""
-    return config.task.n_sequences if isinstance(config.task, ClassificationTask) else 1
+    """Returns the number of token sequences that the model reads for one row of a batch: 1, for a
+    pair of answers 2, or for a classification task the sequences of one example (GPT-1 section
+    3.3)."""
+    match config.task:
+        case ClassificationTask(n_sequences=n):
+            return n
+        case Preferences():
+            return 2
+    return 1

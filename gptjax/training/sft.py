@@ -5,7 +5,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import schema
-from gptjax.config.chat import Conversations
+from gptjax.config.chat import Conversations, Preferences
 from gptjax.data import conversations, loader
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers.build import Tokenizer
@@ -90,7 +90,7 @@ class ConversationDataset:
     number of rows, in the order of its epoch. An epoch leaves out the rows that fill no batch."""
 
     def __init__(self, source: "ConversationRows", config: schema.Config):
-        assert isinstance(config.task, Conversations)
+        assert isinstance(config.task, Conversations | Preferences)
         self._source, self._seed = source, config.seed
         self.tokenizer = source.tokenizer
         batch_rows = config.task.batch_rows
@@ -156,7 +156,7 @@ class ConversationRows:
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
         self.end_of_turn = template.end_of_turn_id
         encoded = {}
-        for name, part in split(task).items():
+        for name, part in split(task, conversations.read).items():
             encoded[name] = conversations.encode_all(
                 part, template, n_ctx, task.too_long, print_line, name
             )
@@ -188,25 +188,31 @@ class ConversationRows:
         )
 
 
-def split(task: Conversations) -> dict[str, Any]:
-    """Returns {"train": conversations, "dev": conversations}, each as conversations.read yields
-    them. Raises ValueError if train has no conversation left, or dev none."""
+def split(
+    task: Conversations | Preferences, read: Callable[[str, str], Iterator]
+) -> dict[str, Any]:
+    """Returns {"train": items, "dev": items}, each as read(path, form) yields them:
+    conversations.read or preferences.read. Raises ValueError if train or dev has none."""
     if task.dev is not None:
-        return {
-            "train": conversations.read(task.train, task.form),
-            "dev": conversations.read(task.dev, task.form),
-        }
+        return {"train": read(task.train, task.form), "dev": read(task.dev, task.form)}
     parts: dict[str, list] = {"train": [], "dev": []}
-    for where, messages in conversations.read(task.train, task.form):
+    for where, messages in read(task.train, task.form):
         number = int(hashlib.sha256(repr(messages).encode()).hexdigest()[:15], 16)
         parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, messages))
     for name, part in parts.items():
         if not part:
             raise ValueError(
-                f"task.dev_fraction={task.dev_fraction} leaves no conversation for {name}: give "
+                f"task.dev_fraction={task.dev_fraction} leaves none for {name}: give "
                 "another share, or a file with task.dev"
             )
     return {name: iter(part) for name, part in parts.items()}
+
+
+def padded_batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields (`size` rows, of which the last may be zeros, how many are not)."""
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        yield np.pad(batch, ((0, size - len(batch)), (0, 0))), len(batch)
 
 
 class SftObjective:
@@ -237,13 +243,11 @@ class SftObjective:
         nll = jax.jit(
             context.step.row_nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
         )
-        rows, size = self._rows.dev, context.microbatch_rows
 
         def eval_fn(params):
             total = np.zeros(2)
-            for first in range(0, len(rows), size):
-                batch = rows[first : first + size]
-                batch = np.pad(batch, ((0, size - len(batch)), (0, 0)))  # nothing of it is learned
+            # Nothing is learned of the rows of padding.
+            for batch, _ in padded_batches(self._rows.dev, context.microbatch_rows):
                 *sums, _ = jax.device_get(nll(params, put_on_mesh(batch, "B1")))
                 total += np.array(sums, np.float64)
             loss = float(total[0] / total[1])
@@ -266,6 +270,8 @@ class SftObjective:
             for messages, _ in rows.examples["dev"]
             if messages[-1]["role"] == "assistant"
         ]
+        if not prompts:
+            return []
         with jax.transfer_guard("allow"):
             try:
                 answers = decode.generate(

@@ -26,12 +26,12 @@ class LossParts(flax.struct.PyTreeNode):
     are divided into microbatches.
 
     loss: in nats. weight: 1 if every token counts; else a share of the tokens, and loss then is the
-    sum over those that count divided by the number of all. router: statistics of the routers of
-    experts."""
+    sum over those that count divided by the number of all. statistics: means that are reported
+    beside it, such as those of the routers of experts."""
 
     loss: jax.Array
     weight: jax.Array
-    router: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    statistics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 class GradientAccumulation(flax.struct.PyTreeNode):
@@ -75,10 +75,20 @@ class TrainStep:
     def segment_nll(
         self, params, tokens_BT, weights_BT, segments_BT, positions_BT, dropout_key
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """As `nll`, with the statistics of the routers of experts. segments_BT: ids of the texts of
-        each row's n_ctx inputs, which do not attend to each other, or None; positions_BT: the
-        position of each input, or None (gpt.GPT)."""
+        """As `nll`, with the statistics of the routers of experts. segments_BT, positions_BT: of
+        the n_ctx inputs of each row, as `hidden_states` takes them."""
         inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        x_BTD, router = self.hidden_states(
+            params, inputs_BT, segments_BT, positions_BT, dropout_key
+        )
+        return self.weighted_nll(params, x_BTD, targets_BT, weights_BT), router
+
+    def hidden_states(
+        self, params, inputs_BT, segments_BT, positions_BT, dropout_key
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns (the states of the last layer (B, T, D), the statistics of the routers of
+        experts). segments_BT: ids of the texts of each row, which do not attend to each other, or
+        None; positions_BT: the position of each input, or None (gpt.GPT)."""
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         x_BTD, router = self.model.apply(
             {"params": params},
@@ -89,7 +99,11 @@ class TrainStep:
             rngs=rngs,
             mutable="router",
         )
-        nll = loss.cross_entropy(
+        return x_BTD, experts.mean_statistics(router)
+
+    def weighted_nll(self, params, x_BTD, targets_BT, weights_BT) -> jax.Array:
+        """Returns `nll` of states and their targets."""
+        return loss.cross_entropy(
             x_BTD,
             gpt.output_table(params),
             targets_BT,
@@ -98,7 +112,6 @@ class TrainStep:
             self.model.sharding,
             self.config.model.logits_softcap,
         )
-        return nll, experts.mean_statistics(router)
 
     def loss_fn(self, params, tokens_BT, dropout_key=None) -> tuple[jax.Array, LossParts]:
         """Returns (the loss of which the gradient is taken, the parts of the loss of a microbatch):
@@ -109,12 +122,15 @@ class TrainStep:
         total = mean_loss + experts.loss(self.config.model.mlp, router)
         return total, LossParts(mean_loss, jnp.float32(1), router)
 
+    def statistics_names(self) -> list[str]:
+        """The names of the statistics of a microbatch's LossParts."""
+        return experts.statistics_names(self.config.model.mlp)
+
     def init_accumulator(self, params) -> GradientAccumulation:
         """Returns the sums over zero microbatches."""
         zeros = self.model.sharding.shard_like_params(jax.tree.map(jnp.zeros_like, params))
-        names = experts.statistics_names(self.config.model.mlp)
-        router = {name: jnp.float32(0) for name in names}
-        parts = LossParts(jnp.float32(0), jnp.float32(0), router)
+        statistics = {name: jnp.float32(0) for name in self.statistics_names()}
+        parts = LossParts(jnp.float32(0), jnp.float32(0), statistics)
         return GradientAccumulation(zeros, parts, jnp.float32(0), jnp.int32(0))
 
     def accumulate(
@@ -185,7 +201,7 @@ class TrainStep:
             "lr": lr,
             "grad_norm": norm,
             "noise_scale": new_state.noise_tr / new_state.noise_g2,
-        } | {name: total / n for name, total in accumulator.parts.router.items()}
+        } | {name: total / n for name, total in accumulator.parts.statistics.items()}
         new_state = self.model.sharding.shard_like_params(
             new_state
         )  # as it came in, or the next step would compile again

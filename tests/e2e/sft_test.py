@@ -2,12 +2,13 @@
 lowest loss, and what cannot be is one line."""
 
 import json
+import math
 import random
 
 import pytest
 
 import gptjax
-from gptjax import sft, train
+from gptjax import dpo, sft, train
 from gptjax.report import events
 from gptjax.runtime import run_dir
 from gptjax.weights import open_model
@@ -81,11 +82,44 @@ def test_it_learns_to_answer_and_to_stop(folder, capsys):
     assert open_model.open_model(folder / "run").description == f"step {min(losses):,}"
 
 
+def test_dpo_learns_from_pairs_and_keeps_its_reference(folder, capsys):
+    """Trained to prefer `no`, from the model before any fine-tuning."""
+    pairs = [{"prompt": f"{n} sea", "chosen": "no", "rejected": "sea"} for n in range(60)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    flags = ["task.batch_rows=4", "task.peak_lr=0.003", "task.dev_fraction=0.2"]
+
+    def run(*sets):
+        return dpo.main([
+            "--config=dpo", f"--init={folder / 'pre'}", f"--run_dir={folder / 'dpo'}",
+            *set_flags([f"task.train={folder / 'pairs.jsonl'}", *flags, *sets]),
+        ])  # fmt: skip
+
+    assert run("loop.every_log=1") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pairs of answers" in said and "was never fine-tuned on conversations" in said
+    lines = events.read(folder / "dpo")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5) and losses[-1] < 0.3
+    last = next(line for line in reversed(lines) if "validation_loss" in line)
+    assert last["validation_accuracy"] == 1 and last["validation_margin"] > 1
+    (reference,) = (folder / "dpo" / "data").glob("reference-*.npy")
+    before = reference.read_bytes()
+    assert run() == 0 and reference.read_bytes() == before
+    assert "the run is finished" in " ".join(capsys.readouterr().out.split())
+    reference.unlink()
+    with pytest.raises(ValueError, match=r"reference-\w+\.npy is missing"):
+        run()
+    same = [{"prompt": "a", "chosen": "b", "rejected": "b"}] * 2
+    (folder / "same.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
+    with pytest.raises(ValueError, match="no pair is left to learn from; 2 were dropped: two of"):
+        run(f"task.train={folder / 'same.jsonl'}", f"task.dev={folder / 'same.jsonl'}")
+
+
 @pytest.mark.parametrize("sets, line", [
     (["task.train=none.jsonl"], "none.jsonl"),
     (["task.batch_rows=1000"], "fewer than task.batch_rows=1000"),
     (["n_ctx=8"], "no conversation is left to learn from"),
-    (["task.dev_fraction=0"], "leaves no conversation for dev"),
+    (["task.dev_fraction=0"], "leaves none for dev"),
     (["task.form=alpaca"], "has no 'instruction'"),
     (["loop.every_eval=3"], "leave it out"),
 ])  # fmt: skip

@@ -1,9 +1,9 @@
-"""A recipe of supervised fine-tuning on conversations; with a pre-trained config and the number of
-rows it becomes a Config."""
+"""A recipe of learning from conversations or preferences; with a pre-trained config and the number
+of rows it becomes a Config."""
 
 import dataclasses
 
-from gptjax.config.chat import Conversations
+from gptjax.config.chat import Conversations, Preferences
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import (
     AdamW,
@@ -20,13 +20,13 @@ from gptjax.config.schema import (
 
 
 @record
-class Sft:
-    """A recipe of supervised fine-tuning on conversations."""
+class ChatRecipe:
+    """A recipe of learning from conversations, or from preferences between answers."""
 
     name: str
     """Name of the recipe: its runs lie in runs/NAME."""
-    task: Conversations
-    """The conversations, and how they are learned."""
+    task: Conversations | Preferences
+    """The conversations or preferences, and how they are learned."""
     n_ctx: Context | None = None
     """Tokens of a row; None: the context of the pre-trained model. More learned positions than it
     has are made by model.init.longer_positions."""
@@ -46,7 +46,7 @@ class Sft:
 
 
 def resolve_config(
-    recipe: Sft, pretrained: Config, chat_data: Data, n_vocab: int, n_rows: int
+    recipe: ChatRecipe, pretrained: Config, chat_data: Data, n_vocab: int, n_rows: int
 ) -> Config:
     """Returns the Config of a run. pretrained: of the model; chat_data: its data with the tokenizer
     that has a chat template; n_vocab: the ids that the model then has; n_rows: of training data.
@@ -64,8 +64,8 @@ def resolve_config(
     steps = n_rows // task.batch_rows
     if not steps:
         raise ValueError(
-            f"{n_rows} rows of training conversations are fewer than "
-            f"task.batch_rows={task.batch_rows}; give more conversations, or a smaller batch"
+            f"{n_rows} rows of training data are fewer than "
+            f"task.batch_rows={task.batch_rows}; give more data, or a smaller batch"
         )
     n_ctx = recipe.n_ctx or pretrained.model.n_ctx
     total_tokens = task.epochs * steps * task.batch_rows * n_ctx

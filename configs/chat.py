@@ -1,0 +1,57 @@
+"""Recipes of learning from conversations: `sft`, those of InstructGPT (Ouyang et al. 2203.02155,
+section 3.5 and appendix C.1), and `dpo`, from preferences (Rafailov et al. 2305.18290).
+
+InstructGPT trains for 16 epochs with a residual dropout of 0.2 and a cosine to a tenth of the
+learning rate, without a warm-up: 9.65e-6 and batches of 32 for 1.3B and 6B parameters, 5.03e-6 and
+8 for 175B. Its validation loss rises after the first epoch; the checkpoint was chosen by the reward
+model's score. The paper's batches count demonstrations, one a row.
+
+DPO's paper trains with RMSprop, batches of 64 pairs, beta 0.1 and a learning rate of 1e-6 after a
+linear warm-up of 150 steps; here the optimizer is Adam without its first moment (b1=0), which is
+RMSprop with a bias correction, and the warm-up is a tenth of the steps [chosen]."""
+
+from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.chat_recipe import ChatRecipe
+from gptjax.config.schema import AdamW, Dropout
+
+TRAIN = "conversations.jsonl"
+
+
+def sft() -> ChatRecipe:
+    """Any conversations: 3 epochs, packed rows."""
+    return ChatRecipe(name="sft", task=Conversations(train=TRAIN))
+
+
+def instructgpt_sft() -> ChatRecipe:
+    """InstructGPT's 1.3B and 6B models."""
+    return _instructgpt("instructgpt_sft", 9.65e-6, 32)
+
+
+def instructgpt_sft_175b() -> ChatRecipe:
+    """InstructGPT's 175B model."""
+    return _instructgpt("instructgpt_sft_175b", 5.03e-6, 8)
+
+
+def _instructgpt(name: str, peak_lr: float, batch_rows: int) -> ChatRecipe:
+    return ChatRecipe(
+        name=name,
+        task=Conversations(
+            train=TRAIN, rows="single", epochs=16, batch_rows=batch_rows, peak_lr=peak_lr
+        ),
+        dropout=Dropout(residual=0.2),
+    )
+
+
+SFT = {recipe.__name__: recipe for recipe in (sft, instructgpt_sft, instructgpt_sft_175b)}
+
+
+def dpo() -> ChatRecipe:
+    """Any preferences, as in DPO's paper."""
+    return ChatRecipe(
+        name="dpo",
+        task=Preferences(train="preferences.jsonl"),
+        optimizer=AdamW(b1=0.0, b2=0.99, weight_decay=0.0),
+    )
+
+
+DPO = {recipe.__name__: recipe for recipe in (dpo,)}
