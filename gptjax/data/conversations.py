@@ -240,8 +240,8 @@ def split_hh(where: str, content: str) -> list[Message]:
         )
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": roles[who], "content": said}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
+        {"role": roles[who], "content": turn_text}
+        for who, turn_text in zip(parts[::2], parts[1::2], strict=True)
     ]
 
 

@@ -27,7 +27,7 @@ class LossParts(flax.struct.PyTreeNode):
 
     loss: in nats. weight: 1 if every token counts; else a share of the tokens, and loss then is the
     sum over those that count divided by the number of all. statistics: means that are reported
-    beside it, such as those of the routers of experts."""
+    with it, such as those of the routers of experts."""
 
     loss: jax.Array
     weight: jax.Array
