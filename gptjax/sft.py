@@ -10,6 +10,8 @@ from typing import Any
 from gptjax import cli, train
 from gptjax.config import chat_recipe, data, find_files, overrides, parse
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.model import Model
+from gptjax.config.positions import Learned
 from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.distributed import cluster
@@ -86,6 +88,7 @@ def run(
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     weights = load.load(args.init)
     check(weights.config, out)
+    check_context(recipe, weights.config.model, args.init)
     weights.check(weights.config, build.build(weights.config.data.tokenizer))
     spec, n_vocab = add_template(weights.config)
     tokenizer = build.build(spec)
@@ -113,6 +116,19 @@ def run(
             process_group,
             args.profile,
             make_objective(weights, rows),
+        )
+
+
+def check_context(recipe: chat_recipe.ChatRecipe, model: Model, init: str) -> None:
+    """Raises ValueError if the recipe's context needs more learned positions than the model at
+    `init` has, and no rule that makes them."""
+    if recipe.n_ctx is None or recipe.n_ctx <= model.n_ctx or model.positions != (Learned(),):
+        return
+    if recipe.longer_positions == "refuse":
+        raise ValueError(
+            f"n_ctx={recipe.n_ctx:,}, but the weights in {init} have learned {model.n_ctx:,} "
+            "positions: say how they become more with --set longer_positions=repeat or "
+            f"=interpolate, or give at most n_ctx={model.n_ctx}"
         )
 
 

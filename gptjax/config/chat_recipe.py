@@ -2,6 +2,7 @@
 of rows it becomes a Config."""
 
 import dataclasses
+from typing import Literal
 
 from gptjax.config.chat import Conversations, Preferences
 from gptjax.config.record import Seed, record
@@ -28,8 +29,9 @@ class ChatRecipe:
     task: Conversations | Preferences
     """The conversations or preferences, and how they are learned."""
     n_ctx: Context | None = None
-    """Tokens of a row; None: the context of the pre-trained model. More learned positions than it
-    has are made by model.init.longer_positions."""
+    """Tokens of a row; None: the context of the pre-trained model."""
+    longer_positions: Literal["refuse", "repeat", "interpolate"] = "refuse"
+    """How learned positions become more for a longer context, as model.init.longer_positions."""
     optimizer: AdamW = AdamW(weight_decay=0.0)
     """Optimizer and its constants. InstructGPT's appendix C gives b1=0.9 and b2=0.95 and no weight
     decay; eps and the clipping are GPT-3's [chosen]."""
@@ -72,7 +74,13 @@ def resolve_config(
     return Config(
         name=recipe.name,
         model=dataclasses.replace(
-            pretrained.model, n_vocab=n_vocab, n_ctx=n_ctx, dropout=recipe.dropout
+            pretrained.model,
+            n_vocab=n_vocab,
+            n_ctx=n_ctx,
+            dropout=recipe.dropout,
+            init=dataclasses.replace(
+                pretrained.model.init, longer_positions=recipe.longer_positions
+            ),
         ),
         data=dataclasses.replace(chat_data, document_attention="restart"),
         train=Train(

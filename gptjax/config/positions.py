@@ -111,5 +111,12 @@ class Rotary:
     scaling: Scaling | None = None
     """How the frequencies are changed for a longer context; None: unchanged."""
 
+    def __post_init__(self):
+        if isinstance(self.scaling, Yarn) and self.theta <= 1:
+            raise ValueError(
+                f"Rotary.theta={self.theta:g}: YaRN interpolates frequencies that fall with their "
+                "index; give a theta above 1"
+            )
+
 
 Position = Learned | Rotary

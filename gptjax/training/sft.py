@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import schema
+from gptjax.config import continuation, schema
 from gptjax.config.chat import Conversations, Preferences
 from gptjax.data import conversations, loader
 from gptjax.data.conversations import Encoded, Message
@@ -233,6 +233,8 @@ class SftObjective:
         from gptjax.training import state
 
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        for line in continuation.changes(self._init_weights.config.model, config.model):
+            out.print(line)
         return pretraining.load_params(
             init_state, self._init_weights, config.model, lambda *_: None
         )

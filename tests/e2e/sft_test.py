@@ -118,6 +118,7 @@ def test_dpo_learns_from_pairs_and_keeps_its_reference(folder, capsys):
 @pytest.mark.parametrize("sets, line", [
     (["task.train=none.jsonl"], "none.jsonl"),
     (["task.batch_rows=1000"], "fewer than task.batch_rows=1000"),
+    (["n_ctx=64"], "--set longer_positions=repeat or =interpolate, or give at most n_ctx=32"),
     (["n_ctx=8"], "no conversation is left to learn from"),
     (["task.dev_fraction=0"], "leaves none for dev"),
     (["task.form=alpaca"], "has no 'instruction'"),

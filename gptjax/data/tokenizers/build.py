@@ -168,8 +168,8 @@ def build(
             return json_tokenizer.load(parse.path(path))
         case data.TokenizerJson():
             raise ValueError(
-                "data.tokenizer=TokenizerJson() names no file: give the model's tokenizer.json, "
-                "TokenizerJson(path=...)"
+                "data.tokenizer=TokenizerJson() names no file, and none lies next to the weights: "
+                "put the model's tokenizer.json there, or give TokenizerJson(path=...)"
             )
         case data.ChatTokens(base=base):
             return chat_tokens.ChatTokens(build(base, model_path, texts))

@@ -9,6 +9,8 @@ that the text is the same.
 import datetime
 import functools
 import json
+import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +22,8 @@ from gptjax.data.tokenizers.build import Tokenizer
 Messages = Sequence[Mapping[str, Any]]
 MAX_STEPS = 3_000_000  # lines of the compiled template; a conversation takes some 20 a message
 MAX_CHARS = 1 << 26  # characters of a rendered conversation, and of a product of texts in it
+MANY = 1_000_000  # items of what has no length, for a limit
+GROWING = ("replace", "indent", "join")  # put one text in many places of another
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -247,6 +251,8 @@ def _limit(pieces: Iterator[str]) -> Iterator[str]:
     def trace(frame: Any, event: str, argument: Any) -> Any:
         nonlocal steps
         steps += 1
+        for value in frame.f_locals.values():
+            _check_length(value)
         if steps > MAX_STEPS:
             raise _TooLong(f"it takes more than {MAX_STEPS:,} steps: does it loop?")
         return trace
@@ -264,6 +270,54 @@ def _limit(pieces: Iterator[str]) -> Iterator[str]:
         if n_chars > MAX_CHARS:
             raise _TooLong(f"its text is longer than {MAX_CHARS:,} characters")
         yield piece
+
+
+def _check_length(value: Any) -> Any:
+    """The value. Raises _TooLong for a text that is too long: at each step a text becomes longer
+    by a factor at most, so that none fills the memory before it is seen."""
+    if isinstance(value, str) and len(value) > MAX_CHARS:
+        raise _TooLong(f"it makes a text of more than {MAX_CHARS:,} characters")
+    return value
+
+
+def _check_growth(name: str, arguments: Sequence[Any]) -> None:
+    """Raises OverflowError for arguments with which a method or filter of texts would make a very
+    long one in a single step: a width, or a text put in many places."""
+    texts = [a for a in arguments if isinstance(a, str)]
+    is_wide = any(isinstance(a, int) and abs(a) > MAX_CHARS for a in arguments)
+    if name in ("format", "format_map"):
+        is_wide |= any(len(number) > 6 for text in texts for number in re.findall(r"\d+", text))
+        is_wide |= any("*" in text for text in texts[:1])
+    sizes = [len(a) if hasattr(a, "__len__") else MANY for a in arguments if _is_iterable(a)]
+    if is_wide or name in GROWING and math.prod(sizes) > MAX_CHARS:
+        raise OverflowError("a text of too many characters")
+
+
+def _is_iterable(value: Any) -> bool:
+    return hasattr(value, "__iter__")
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _limit_growth(name: str, function: Any) -> Any:
+    """The filter, which refuses to make a very long text."""
+
+    @functools.wraps(function)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        _check_growth(name, (*args, *kwargs.values()))
+        return _check_length(function(*args, **kwargs))
+
+    return limited
 
 
 @functools.cache
@@ -284,19 +338,30 @@ def _environment() -> Any:
             return nodes.Scope(body, lineno=line)
 
     class Sandbox(sandbox.ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(("*", "**"))
+        intercepted_binops = frozenset(("*", "**", "+", "%"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            """Refuses products and powers that would fill the memory in a single step."""
+            """Refuses what would fill the memory in a single step."""
             if operator == "**":
                 if abs(left) > 2**64 or abs(right) > 64:
                     raise OverflowError("a power of large numbers")
-            elif any(
-                hasattr(a, "__len__") and isinstance(b, int) and len(a) * b > MAX_CHARS
-                for a, b in ((left, right), (right, left))
-            ):
-                raise OverflowError("a text or list repeated too often")
-            return super().call_binop(context, operator, left, right)
+            elif operator == "*":
+                if any(
+                    hasattr(a, "__len__") and isinstance(b, int) and len(a) * b > MAX_CHARS
+                    for a, b in ((left, right), (right, left))
+                ):
+                    raise OverflowError("a text or list repeated too often")
+            elif operator == "%" and isinstance(left, str):
+                _check_growth("format", (left, right))
+            return _check_length(super().call_binop(context, operator, left, right))
+
+        def call(self, context: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            """Calls a function of a template, such as a method of a text."""
+            method = getattr(fn, "__wrapped__", fn)  # the sandbox wraps format
+            text = getattr(method, "__self__", None)
+            if isinstance(text, str):
+                _check_growth(method.__name__, (text, *args, *kwargs.values()))
+            return _check_length(super().call(context, fn, *args, **kwargs))
 
     class Namespace(jinja2.utils.Namespace):
         def __init__(*args: Any, **kwargs: Any):
@@ -306,6 +371,7 @@ def _environment() -> Any:
 
         def __setitem__(self, name: str, value: Any) -> None:
             check_name(name)
+            _check_length(value)
             jinja2.utils.Namespace.__setitem__(self, name, value)
 
     def check_name(name: Any) -> None:
@@ -315,25 +381,12 @@ def _environment() -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = tojson
+    environment.filters["tojson"] = _tojson
+    for name, function in environment.filters.items():
+        environment.filters[name] = _limit_growth(name, function)
     environment.globals["namespace"] = Namespace
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)

@@ -34,6 +34,8 @@ class JsonTokenizer:
         token that texts begin with nor one that ends them."""
         self.content, self.config, self.where = content, config, where
         rust, parsed = _parse(content, where), json.loads(content)
+        if not all(token["content"] for token in control_tokens.added_tokens(parsed)):
+            raise ValueError(f"{where}: an added token has no text: fetch it again, or remove it")
         place = f"{CONFIG_FILE} of {where}"
         self.settings: dict[str, Any] = (
             parse.json_object(config, place) if config is not None else {}

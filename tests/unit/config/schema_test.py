@@ -48,6 +48,8 @@ HERE |= {
     "start_tokens": 32,
     "over_tokens": 64,
     "n": 3,
+    "base": data.Bytes(),
+    "train": "x",
 }
 
 
@@ -234,3 +236,10 @@ def test_a_record_checks_before_its_own_rules():
         Pair(low=4)
     with pytest.raises(ValueError, match=r"Pair.low=None: give a whole number"):
         Pair(low=None)
+
+
+def test_yarn_needs_frequencies_that_fall():
+    scaling = schema.Yarn(factor=4.0, original_context=32)
+    assert schema.Rotary(theta=1.01, scaling=scaling).scaling == scaling
+    with pytest.raises(ValueError, match=r"Rotary.theta=1: .* give a theta above 1"):
+        schema.Rotary(theta=1.0, scaling=scaling)

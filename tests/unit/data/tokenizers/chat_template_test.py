@@ -198,3 +198,41 @@ def test_the_file_chat_template_jinja_wins(tmp_path):
 def test_a_template_without_an_answer_has_no_end_of_turn():
     assert of("qwen", "{{ raise_exception('no') }}").end_of_turn is None
     assert of("qwen", "{{ messages[-1].content }}").end_of_turn is None
+
+
+DOUBLE = (
+    "{% set n=namespace(s='x'*1000) %}{% for i in range(30) %}{% set n.s = n.s OP n.s %}"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [
+    DOUBLE.replace("OP", "+"),
+    DOUBLE.replace("OP", "~"),
+    "{% set a='x'*60000000 %}{% set b=a~a %}{% set c=b~b %}{% set d=c~c %}{% set e=d~d %}",
+    "{{ ('x'|center(300000000))|length }}",
+    "{{ 'x'.ljust(300000000)|length }}",
+    "{{ ('%300000000d' % 1)|length }}",
+    "{{ ('%*d' % (300000000, 1))|length }}",
+    "{{ '{:300000000}'.format(1)|length }}",
+    "{{ '{:{w}}'.format(1, w=300000000)|length }}",
+    "{{ ('x'*10000).replace('x','y'*10000)|length }}",
+    "{{ ('x'*10000)|replace('x','y'*10000)|length }}",
+    "{{ (['a']*100000)|join('x'*100000)|length }}",
+    "{{ ('x'*100000).join(['a']*100000)|length }}",
+    "{{ (range(90000)|map('string'))|join('x'*100000)|length }}",
+    "{{ ('a\n'*100000)|indent('x'*100000)|length }}",
+])  # fmt: skip
+def test_no_template_makes_a_text_that_fills_the_memory(template):
+    line = "more than 67,108,864 characters|a text of too many characters"
+    with pytest.raises(ValueError, match=line):
+        of("llama3", template).render(HELLO)
+
+
+def test_what_templates_do_with_texts_is_allowed():
+    text = (
+        "{{ '%s, %5d' % ('a', 3) }}|{{ '{:>4}'.format(1) }}|{{ 'ab'|center(6) }}|{{ 'a b'.split()"
+        "|join(', ') }}|{{ messages|map(attribute='role')|join('+') }}|"
+        "{{ 'a-b'.replace('-', '+') }}"
+    )
+    assert of("llama3", text).render(HELLO * 2) == ("a,     3|   1|  ab  |a, b|user+user|a+b")

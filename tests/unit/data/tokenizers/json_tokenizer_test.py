@@ -210,8 +210,16 @@ def test_damaged_files(tmp_path, content, line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_added_token_without_text_is_one_line():
+    content, settings = tokenizer_kinds.content("llama3")
+    parsed = json.loads(content)
+    parsed["added_tokens"] += [parsed["added_tokens"][-1] | {"content": "", "id": 9999}]
+    with pytest.raises(ValueError, match="x: an added token has no text: fetch it again"):
+        json_tokenizer.JsonTokenizer(json.dumps(parsed).encode(), b"{}", "x")
+
+
 def test_it_must_be_named():
-    with pytest.raises(ValueError, match="names no file: give the model's tokenizer.json"):
+    with pytest.raises(ValueError, match="names no file, and none lies next to the weights: put"):
         build.build(data.TokenizerJson())
 
 
