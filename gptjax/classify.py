@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
     config = run_dir.load_config(directory)
     if not isinstance(config.task, ClassificationTask):
         raise ValueError(
-            f"{directory} was not fine-tuned on labels: it has none to give; make such a run with "
-            "python -m gptjax.finetune"
+            f"{directory} was not fine-tuned on a task: it has no labels to give; make such a run "
+            "with python -m gptjax.finetune"
         )
     examples = read_examples(config.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))

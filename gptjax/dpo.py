@@ -14,14 +14,15 @@ EXAMPLE = "python -m gptjax.dpo --config=dpo --init=runs/assistant --set task.tr
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    from gptjax.training import dpo
-
     parser = sft.make_parser(
         "dpo",
         "Learn from pairs of answers. The same command continues an interrupted run.",
         EXAMPLE,
     )
     args = parser.parse_args(arguments)
+
+    from gptjax.training import dpo
+
     return sft.run(args, registry.DPO, dpo.PreferenceRows, dpo.DpoObjective, warn_of_base_model)
 
 

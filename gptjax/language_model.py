@@ -203,6 +203,10 @@ class LanguageModel(open_model.LoadedModel):
 
         system: what stands before all messages; options: those of `generate`. ValueError for a
         model without chat template, or a template that takes no system message.
+
+        >>> gptjax.load("runs/smoke").conversation()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: this model has no chat template: ...
         """
         arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         arguments.check_int("seed", seed, 0, MAX_SEED)

@@ -24,14 +24,16 @@ EXAMPLE = "python -m gptjax.sft --config=sft --init=runs/nano --set task.train=c
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    from gptjax.training import sft
-
     parser = make_parser(
         "sft",
         "Fine-tune a model on conversations. The same command continues an interrupted run.",
         EXAMPLE,
     )
-    return run(parser.parse_args(arguments), registry.SFT, sft.ConversationRows, sft.SftObjective)
+    args = parser.parse_args(arguments)
+
+    from gptjax.training import sft
+
+    return run(args, registry.SFT, sft.ConversationRows, sft.SftObjective)
 
 
 def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:

@@ -264,7 +264,9 @@ def test_what_cannot_be_labelled_is_one_line(tuned, tmp_path, name, content, sai
 
 
 def test_a_run_without_labels_has_none_to_give(there):
-    with pytest.raises(ValueError, match="pre was not fine-tuned: it has no labels to give"):
+    with pytest.raises(
+        ValueError, match="pre was not fine-tuned on a task: it has no labels to give"
+    ):
         classify.main([f"--model={there / 'pre'}", f"--text={there / 'test.jsonl'}"])
 
 
@@ -413,7 +415,8 @@ def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_pa
     assert (tmp_path / "run" / "result.json").read_text() == (tuned / "result.json").read_text()
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 4])
 def test_killed_and_not_one_bit_changed(there, tuned, tmp_path, times):
     run, draw = tmp_path / "run", random.Random()
     program = [sys.executable, "-m", "gptjax.finetune", *arguments(there, run)]
@@ -446,7 +449,10 @@ def test_killed_and_not_one_bit_changed(there, tuned, tmp_path, times):
     assert (run / "result.json").read_text() == (tuned / "result.json").read_text()
 
 
-@pytest.mark.parametrize("change", ["task.lm_weight=0", "task.transfer=Layers(n=1)"])
+@pytest.mark.parametrize(
+    "change",
+    ["task.lm_weight=0", pytest.param("task.transfer=Layers(n=1)", marks=pytest.mark.slow)],
+)
 def test_the_papers_ablations_learn_too(there, tuned, tmp_path, change):
     assert finetune.main(arguments(there, tmp_path / "run", change)) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["dev"] > 90

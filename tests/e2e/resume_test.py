@@ -150,6 +150,7 @@ def test_a_run_whose_record_was_lost_and_that_is_killed_at_once_goes_on_without_
     shutil.rmtree(copied / "checkpoints" / "9")
     (copied / "metrics.jsonl").unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("gptjax.training.loop.SECONDS_BETWEEN_DRAWINGS", -1)
         patch.setattr(loss_plot, "draw", lambda directory: (_ for _ in ()).throw(KeyboardInterrupt))
         go(text, copied, flags=["--new_record"])
     assert curve(copied) == [{"step": 8, "note": "the record of the steps before is lost"}]

@@ -254,6 +254,7 @@ class Terminal:
             os.close(self._master)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_at_the_prompt_the_program():
     terminal = Terminal(PROGRAM, NO_COLOR="1")
     try:
