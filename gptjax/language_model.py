@@ -210,12 +210,10 @@ class LanguageModel(open_model.LoadedModel):
         """
         arguments.check_int("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         arguments.check_int("seed", seed, 0, MAX_SEED)
-        sampling_params = sampling.SamplingParams(top_p=top_p, top_k=top_k, temperature=temperature)
+        params = sampling.SamplingParams(top_p=top_p, top_k=top_k, temperature=temperature)
+        stops = arguments.as_stops(stop)
         options = conversation.AnswerOptions(
-            max_new_tokens=max_new_tokens,
-            sampling_params=sampling_params,
-            stops=arguments.as_stops(stop),
-            seed=seed,
+            max_new_tokens=max_new_tokens, sampling_params=params, stops=stops, seed=seed
         )
         return conversation.Conversation(
             self.chat_template, self.tokenizer, self.inference_model, options, system
