@@ -49,8 +49,7 @@ FREE_OPS = (
 )
 INSTRUCTION_PATTERN = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 FUNCTION_PATTERN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-# Kernels of libtpu for jax.lax.ragged_dot, and of jax for the gradient of its weights.
-GROUPED_PATTERN = re.compile(r"ragged-dot-(?!metadata)|tgmm")
+GROUPED_PATTERN = re.compile(r"t?gmm\b")  # jax's kernels of grouped_matmul and its gradients
 ARRAY_PATTERN = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gptjax.sharding.shapes import shaped
 
 MAX_BLOCK = 128  # rows
-# Tiles of the TPU kernel: with more columns it would exceed the 16 MiB of vector memory that a
+# Tiles of the TPU kernels: with more columns they would exceed the 16 MiB of vector memory that a
 # kernel may use on most chips.
 TILE_ROWS, TILE_COLUMNS = 512, 768
 
@@ -19,8 +19,8 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
     """Returns (R, G): the first sizes_E[0] rows times weight_EDG[0], the next sizes_E[1] times
     weight_EDG[1], and so on; 0 for rows after the last group. Differentiable in x and weight.
 
-    jax.lax.ragged_dot on TPU, where XLA has a kernel for it; elsewhere, where XLA computes it as E
-    masked matmuls of all rows, a loop over blocks of rows.
+    On TPU by jax's kernels for this; elsewhere by a loop over blocks of rows. jax.lax.ragged_dot is
+    neither: XLA computes it, or its gradient, as E masked matmuls of all rows on most devices.
     """
     return jax.lax.platform_dependent(
         x_RD, weight_EDG, sizes_E, tpu=multiply_by_kernels, default=multiply_blocks
@@ -30,39 +30,61 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
 # --- TPU ------------------------------------------------------------------------------------------
 
 
-@jax.custom_vjp
-def multiply_by_kernels(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """`grouped_matmul` by XLA's kernel. It has none for the gradient of the weights, but multiplies
-    all rows for each of them: that is by `weight_gradient`."""
-    return jax.lax.ragged_dot(x_RD, weight_EDG, sizes_E)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def multiply_by_kernels(
+    x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """`grouped_matmul` by jax's kernels for TPUs. interpret: run on CPU, slowly, for tests."""
+    return _multiply(x_RD, weight_EDG, sizes_E, False, interpret)
 
 
-def _kernels_forward(x_RD, weight_EDG, sizes_E):
-    return multiply_by_kernels(x_RD, weight_EDG, sizes_E), (x_RD, weight_EDG, sizes_E)
+def _kernels_forward(x_RD, weight_EDG, sizes_E, interpret):
+    return multiply_by_kernels(x_RD, weight_EDG, sizes_E, interpret), (x_RD, weight_EDG, sizes_E)
 
 
-def _kernels_backward(residuals, dy_RG):
+def _kernels_backward(interpret, residuals, dy_RG):
     x_RD, weight_EDG, sizes_E = residuals
-    dx_RD = jax.lax.ragged_dot(dy_RG, weight_EDG.swapaxes(1, 2), sizes_E)
-    return dx_RD, weight_gradient(x_RD, dy_RG, sizes_E), None
+    dx_RD = _multiply(dy_RG, weight_EDG, sizes_E, True, interpret)
+    return dx_RD, _weight_gradient(x_RD, dy_RG, sizes_E, interpret), None
 
 
 multiply_by_kernels.defvjp(_kernels_forward, _kernels_backward)
 
 
-@shaped
-def weight_gradient(
-    x_RD: jax.Array, dy_RG: jax.Array, sizes_E: jax.Array, interpret: bool = False
-) -> jax.Array:
-    """Returns (E, D, G): for each group its rows of x, transposed, times its rows of dy, by the
-    TPU kernel for this in jax. interpret: run on CPU, slowly, for tests."""
+def _multiply(x_RD, weight, sizes_E, transpose, interpret):
+    """Rows times the weights (E, D, G), or their transposes, of their groups."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
+
+    n_columns = weight.shape[1 if transpose else 2]
+    tiles = TILE_ROWS, min(TILE_COLUMNS, x_RD.shape[1]), min(TILE_COLUMNS, n_columns)
+    with jax.numpy_dtype_promotion("standard"):  # which jax's own code needs
+        y = gmm(
+            _pad_rows(x_RD),
+            weight,
+            sizes_E,
+            x_RD.dtype,
+            tiles,
+            transpose_rhs=transpose,
+            interpret=interpret,
+        )
+    # The kernel leaves what it finds in memory in rows after the last group.
+    has_group_R = jnp.arange(x_RD.shape[0]) < jnp.sum(sizes_E)
+    return jnp.where(has_group_R[:, None], y[: x_RD.shape[0]], 0)
+
+
+def _weight_gradient(x_RD, dy_RG, sizes_E, interpret):
+    """(E, D, G): for each group its rows of x, transposed, times its rows of dy."""
     from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
-    padding = ((0, -x_RD.shape[0] % TILE_ROWS), (0, 0))
-    x_RD, dy_RG = jnp.pad(x_RD, padding), jnp.pad(dy_RG, padding)
+    x_RD, dy_RG = _pad_rows(x_RD), _pad_rows(dy_RG)
     tiles = TILE_ROWS, min(TILE_COLUMNS, x_RD.shape[1]), min(TILE_COLUMNS, dy_RG.shape[1])
-    with jax.numpy_dtype_promotion("standard"):  # which jax's own code needs
+    with jax.numpy_dtype_promotion("standard"):
         return tgmm(x_RD.T, dy_RG, sizes_E, x_RD.dtype, tiles, interpret=interpret)
+
+
+def _pad_rows(x_RD):
+    """The rows and zeros, to whole tiles."""
+    return jnp.pad(x_RD, ((0, -x_RD.shape[0] % TILE_ROWS), (0, 0)))
 
 
 # --- CPU and GPU ----------------------------------------------------------------------------------

@@ -221,13 +221,14 @@ def grouped_ahead(name, dtype):
 
 
 @needs_libtpu
-def test_grouped_matmul_compiled_for_tpus():
+@pytest.mark.parametrize("name, dtype", [("v5e-1", "float32"), ("v5p-8", "bfloat16")])
+def test_grouped_matmul_compiled_for_tpus(name, dtype):
     """The product and both gradients are kernels, each of the FLOPs of one weight for a row."""
-    program = hlo_cost.Program(grouped_ahead("v5p-8", "bfloat16"))
+    program = hlo_cost.Program(grouped_ahead(name, dtype))
     runs = program.kernel_counts()
-    assert (runs["ragged-dot-none"], runs["tgmm"]) == (2, 1)
-    rows = 1024  # the gradient's are padded to whole tiles
-    assert program.grouped_matmul_flops() == 2 * D * G * (2 * R + rows)
+    assert (runs["gmm"], runs["tgmm"]) == (2, 1)
+    rows = 1024  # padded to whole tiles
+    assert program.grouped_matmul_flops() == 3 * 2 * D * G * rows
 
 
 @needs_cuda

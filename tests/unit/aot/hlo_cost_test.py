@@ -65,11 +65,10 @@ def test_loops_are_counted_by_their_step():
 
 
 def test_grouped_matmuls_are_of_one_weight_for_a_row():
-    """40 rows of 6 numbers, times their own of 3 weights of (6, 5): six times as a kernel of
-    libtpu, then the gradient of the weights once by jax's kernel. The metadata are no matrices."""
+    """40 rows of 6 numbers, times their own of 3 weights of (6, 5): six times, then the gradient of
+    the weights once. Sizes of groups are no matrices."""
     kernels = """
-  %ragged-dot-metadata.1 = s32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call"
-  %ragged-dot-none.2 = f32[40,5]{1,0} custom-call(%m, %x, %w), operand_layout_constraints={s32[4]{0}, f32[40,6]{1,0}, f32[3,6,5]{2,1,0}}, metadata={op_name="f32[7,7]"}
+  %gmm.2 = f32[40,5]{1,0} custom-call(%m, %x, %w), operand_layout_constraints={s32[4]{0}, f32[40,6]{1,0}, f32[3,6,5]{2,1,0}}, metadata={op_name="f32[7,7]"}
 """  # noqa: E501
     gradient = """
   %tgmm = f32[3,6,5]{2,1,0} custom-call(%m, %x, %dy), operand_layout_constraints={s32[4]{0}, f32[40,6]{1,0}, f32[40,5]{1,0}}

@@ -171,14 +171,28 @@ def test_grouped_matmul_multiplies_each_group_by_its_weight(rows, sizes):
 
 
 @pytest.mark.parametrize("sizes", [[0, 0, 0, 0], [300, 0, 500, 224]])
-def test_weight_gradient_of_the_tpu_kernel(sizes):
-    """Interpreted: of each group its own rows, in whole tiles and in parts of them; rows after the
-    last group are of none."""
-    x_RD, dy_RG = (jax.random.normal(jax.random.key(n), (max(sizes) * 2 + 424, n)) for n in (6, 5))
-    found = grouped_matmul.weight_gradient(x_RD, dy_RG, jnp.array(sizes), interpret=True)
-    starts = np.cumsum([0, *sizes])
-    parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
-    near(found, jnp.stack([x_RD[part].T @ dy_RG[part] for part in parts]))
+def test_kernels_for_tpus_interpreted(sizes):
+    """Of each group its own rows, in whole tiles and in parts of them; rows after the last group
+    are of none."""
+    rows = max(sizes) * 2 + 424
+    x_RD, dy_RG = (jax.random.normal(jax.random.key(n), (rows, n)) for n in (6, 5))
+    weight_EDG = jax.random.normal(jax.random.key(0), (4, 6, 5))
+    y_RG, vjp = jax.vjp(
+        lambda x, w: grouped_matmul.multiply_by_kernels(x, w, jnp.array(sizes), True),
+        x_RD,
+        weight_EDG,
+    )
+    parts = [slice(a, b) for a, b in itertools.pairwise(np.cumsum([0, *sizes]))]
+    rest = jnp.zeros((rows - sum(sizes), 1))
+
+    def by_group(x, weights):
+        products = [x[part] @ w for part, w in zip(parts, weights, strict=True)]
+        return jnp.concatenate([*products, jnp.repeat(rest, weights.shape[2], axis=1)])
+
+    near(y_RG, by_group(x_RD, weight_EDG))
+    dx_RD, dweight_EDG = vjp(dy_RG)
+    near(dx_RD, by_group(dy_RG, weight_EDG.swapaxes(1, 2)))
+    near(dweight_EDG, jnp.stack([x_RD[part].T @ dy_RG[part] for part in parts]))
 
 
 def test_losses_and_statistics_by_hand():
