@@ -204,11 +204,11 @@ class Chat:
                     break
                 piece = next(pieces, None)
         out.write(f"{wrapper.end() if wrapper else ''}\n")
-        self._say_how_it_ended(is_text)
+        self._explain_ending(is_text)
         if sys.stdin.isatty():
             out.print("")
 
-    def _say_how_it_ended(self, is_text: bool) -> None:
+    def _explain_ending(self, is_text: bool) -> None:
         match self._talk.finish_reason:
             case "cut" if is_text:
                 self._note("stopped; what was written stays in the conversation")

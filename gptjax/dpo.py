@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from gptjax import cli, sft
+from gptjax import cli, finetune, sft
 from gptjax.config import find_files
 from gptjax.config.schema import Config
 from gptjax.configs import registry
@@ -14,11 +14,12 @@ EXAMPLE = "python -m gptjax.dpo --config=dpo --init=runs/assistant --set task.tr
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = sft.make_parser(
+    parser = cli.make_config_parser(
         "dpo",
         "Learn from pairs of answers. The same command continues an interrupted run.",
         EXAMPLE,
     )
+    finetune.add_run_flags(parser)
     args = parser.parse_args(arguments)
 
     from gptjax.training import dpo

@@ -2,6 +2,7 @@
 --init=RUN`. GPT-1 sections 3.2 and 3.3.
 """
 
+import argparse
 import dataclasses
 import statistics
 from collections.abc import Sequence
@@ -30,31 +31,14 @@ def main(arguments: list[str]) -> int:
         "Fine-tune a model on a task. The same command continues an interrupted run.",
         EXAMPLE,
     )
-    parser.add_argument(
-        "--init",
-        metavar="PATH",
-        help="the pre-trained model: a run's directory, or a folder of weights",
-    )
-    parser.add_argument(
-        "--run_dir", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
-    )
-    seeds, count = parse.int_argument(1, 1000), parse.int_argument(0)
+    add_run_flags(parser)
     parser.add_argument(
         "--seeds",
         metavar="N",
-        type=seeds,
+        type=parse.int_argument(1, 1000),
         default=1,
         help="so many runs from seed on, below DIR; shows median and spread",
     )
-    parser.add_argument(
-        "--profile",
-        metavar="N",
-        type=count,
-        default=0,
-        help="trace N steps for xprof and Perfetto into DIR/profile",
-    )
-    train.add_new_record(parser)
-    cluster.add_distributed_flags(parser)
     args = parser.parse_args(arguments)
     if args.config is None:
         raise ValueError(
@@ -94,6 +78,27 @@ def main(arguments: list[str]) -> int:
         print_results(out, results)
         atomic.save(run_dir.directory(directory) / "results.json", atomic.json_bytes(results))
     return 0
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a run that begins with a model."""
+    parser.add_argument(
+        "--init",
+        metavar="PATH",
+        help="the model to begin with: a run's directory, or a folder of weights",
+    )
+    parser.add_argument(
+        "--run_dir", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="N",
+        type=parse.int_argument(0),
+        default=0,
+        help="trace N steps for xprof and Perfetto into DIR/profile",
+    )
+    train.add_new_record(parser)
+    cluster.add_distributed_flags(parser)
 
 
 RUN_FIELDS = {

@@ -247,22 +247,22 @@ def line_reader() -> Callable[[str], str]:
     if stream.isatty():
         import readline  # noqa: F401  input() then edits, and remembers what was typed
 
-        def read_typed(prompt: str) -> str:
+        def read_terminal(prompt: str) -> str:
             try:
                 return input(prompt)
             except EOFError:
                 print()
                 raise
 
-        return read_typed
+        return read_terminal
 
-    def read_piped(prompt: str) -> str:
+    def read_pipe(prompt: str) -> str:
         line = stream.readline()
         if not line:
             raise EOFError
         return line.rstrip("\n")
 
-    return read_piped
+    return read_pipe
 
 
 def _stdin() -> Any:

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gptjax import cli, train
-from gptjax.config import chat_recipe, data, find_files, overrides, parse
+from gptjax import cli, finetune
+from gptjax.config import chat_recipe, data, find_files, overrides
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.model import Model
 from gptjax.config.positions import Learned
@@ -24,39 +24,17 @@ EXAMPLE = "python -m gptjax.sft --config=sft --init=runs/nano --set task.train=c
 @find_files.list_once()
 def main(arguments: list[str]) -> int:
     """Exit status as gptjax.train's."""
-    parser = make_parser(
+    parser = cli.make_config_parser(
         "sft",
         "Fine-tune a model on conversations. The same command continues an interrupted run.",
         EXAMPLE,
     )
+    finetune.add_run_flags(parser)
     args = parser.parse_args(arguments)
 
     from gptjax.training import sft
 
     return run(args, registry.SFT, sft.ConversationRows, sft.SftObjective)
-
-
-def make_parser(program: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Returns the parser of a program that learns from conversations or preferences."""
-    parser = cli.make_config_parser(program, description, example)
-    parser.add_argument(
-        "--init",
-        metavar="PATH",
-        help="the model to begin with: a run's directory, or a folder of weights",
-    )
-    parser.add_argument(
-        "--run_dir", metavar="DIR", help="where the run goes, or lies (default: runs/CONFIG)"
-    )
-    parser.add_argument(
-        "--profile",
-        metavar="N",
-        type=parse.int_argument(0),
-        default=0,
-        help="trace N steps for xprof and Perfetto into DIR/profile",
-    )
-    train.add_new_record(parser)
-    cluster.add_distributed_flags(parser)
-    return parser
 
 
 def run(
@@ -66,7 +44,7 @@ def run(
     make_objective: Callable[..., Any],
     check: Callable[[Config, Any], None] = lambda config, out: None,
 ) -> int:
-    """Trains as the arguments of `make_parser` say; returns the exit status of gptjax.train.
+    """Trains as the arguments say; returns the exit status of gptjax.train.
 
     make_rows, make_objective: training.sft.ConversationRows and SftObjective, or
     training.dpo.PreferenceRows and DpoObjective. check(config of the model to begin with, console):
@@ -106,7 +84,7 @@ def run(
     config = chat_recipe.resolve_config(recipe, weights.config, chat_data, n_vocab, len(rows.train))
     BatchSchedule(config)
     out.print_samples(
-        [mark_learned(tokenizer, rows.examples["train"][0][1])],
+        [format_mask(tokenizer, rows.examples["train"][0][1])],
         ["the first conversation; learned is what stands in ⟦ ⟧"],
     )
     directory = args.run_dir or str(run_dir.directory(None, config.name))
@@ -147,7 +125,7 @@ def add_template(config: Config) -> tuple[data.Tokenizer, int]:
     return data.ChatTokens(base=spec), n_vocab + len(chat_tokens.NAMES)
 
 
-def mark_learned(tokenizer: Any, encoded: Any) -> str:
+def format_mask(tokenizer: Any, encoded: Any) -> str:
     """Returns the text of a conversation with ⟦ ⟧ around the parts that are learned."""
     pairs = zip(encoded.ids, encoded.learned, strict=True)
     return "".join(

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Literal
 
 from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.finetuning import check_periods
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import (
     AdamW,
@@ -57,12 +58,7 @@ def resolve_config(
     Raises ValueError if there are fewer rows than a batch, and if a period is set that the epoch
     determines."""
     task, loop = recipe.task, recipe.loop
-    for name in ("every_eval", "every_save", "keep_last", "every_sample"):
-        if getattr(loop, name) != getattr(Loop(), name):
-            raise ValueError(
-                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates, samples and saves "
-                "every epoch and keeps all checkpoints; leave it out"
-            )
+    check_periods(loop)
     steps = n_rows // task.batch_rows
     if not steps:
         raise ValueError(

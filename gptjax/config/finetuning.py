@@ -58,12 +58,7 @@ def resolve_config(
     if there are fewer examples than a batch, or if a period is set that the epoch determines.
     """
     task, loop = recipe.task, recipe.loop
-    for name in ("every_eval", "every_save", "keep_last", "every_sample"):
-        if getattr(loop, name) != getattr(Loop(), name):
-            raise ValueError(
-                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates and saves every epoch, "
-                "keeps all checkpoints and samples no text; leave it out"
-            )
+    check_periods(loop)
     steps = n_examples // task.batch_examples
     if not steps:
         raise ValueError(
@@ -101,3 +96,13 @@ def resolve_config(
         seed=recipe.seed,
         task=task,
     )
+
+
+def check_periods(loop: Loop) -> None:
+    """Raises ValueError for a period that the epoch determines."""
+    for name in ("every_eval", "every_save", "keep_last", "every_sample"):
+        if getattr(loop, name) != getattr(Loop(), name):
+            raise ValueError(
+                f"loop.{name}={getattr(loop, name)}: fine-tuning evaluates and saves every epoch, "
+                "and keeps all checkpoints; leave it out"
+            )

@@ -3,7 +3,6 @@
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.config import parse
 from gptjax.config.chat import Dpo, Ipo, PreferenceLoss, Preferences
 from gptjax.data import conversations, preferences
-from gptjax.data.conversations import Encoded, Unusable
-from gptjax.data.tokenizers.build import Tokenizer
+from gptjax.data.conversations import Encoded
 from gptjax.model import experts, gpt
-from gptjax.runtime import atomic
+from gptjax.runtime import checksums
 from gptjax.training import loss, sft, step
 
 REFERENCE_TOKENS = 4096  # of a batch of the reference
@@ -131,43 +130,34 @@ class DpoStep(step.TrainStep):
         return losses_B, values["accuracy"], values["margin"]
 
 
-class PreferenceRows:
-    """The preferences of a task, read, split into train and dev, encoded and put into rows; the
-    interface of sft.ConversationRows. `set_reference` fills in the reference's log p.
+class PreferenceRows(sft.ConversationRows):
+    """The preferences of a task, read, split into train and dev, encoded and put into rows.
 
-    examples: the first prompts of dev, each with its preferred answer, to be shown."""
+    examples: the first prompts of both, each with its preferred answer, to be shown."""
 
-    def __init__(
-        self,
-        task: Preferences,
-        tokenizer: Tokenizer,
-        template: conversations.Template,
-        n_ctx: int,
-        print_line: Callable[[str], None],
-    ):
-        self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
-        self.end_of_turn = template.end_of_turn_id
-        self.examples: dict[str, list] = {}
-        rows = {}
-        for name, part in sft.split(task, preferences.read).items():
-            pairs, self.examples[name] = self._encode(part, name, print_line)
-            rows[name] = pair_rows(pairs, n_ctx)
-        self.train, self.dev = rows["train"], rows["dev"]
+    read = staticmethod(preferences.read)
 
-    def _encode(self, part: Iterator, name: str, print_line: Callable[[str], None]):
-        pairs, examples = [], []
-        notes = conversations.Notes()
+    def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
+        """As ConversationRows.encode."""
+        pairs, examples, notes = [], [], conversations.Notes()
         for where, ranked in part:
             try:
                 new = preferences.encode_pairs(self.template, ranked, self.n_ctx)
                 pairs += new
-                examples = [*examples, (ranked[0], new[0][0])][:3]
-            except Unusable as error:
-                notes.add(f"dropped: {error}", where)
+                examples.append((ranked[0], new[0][0]))
+            except ValueError as error:  # of the prompt, or of the template
+                notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
         notes.print(name, "prompt", print_line)
         if not pairs:
             raise ValueError(f"{name}: no pair is left to learn from{notes.reasons()}")
-        return pairs, examples
+        self.examples[name] = examples[:3]
+        return pair_rows(pairs, self.n_ctx)
+
+    def set_reference(self, log_probs: np.ndarray) -> None:
+        """Sets log p of all pairs (pairs, 2) under the reference, those of dev last."""
+        n_train = len(self.train)
+        self.train = with_reference(self.train, log_probs[:n_train])
+        self.dev = with_reference(self.dev, log_probs[n_train:])
 
     def digest(self) -> str:
         """Returns a digest of all rows, without the reference's log p, and of the tokenizer."""
@@ -191,7 +181,7 @@ class DpoObjective(sft.SftObjective):
     def open_dataset(self, config, directory, log):
         self._reference_path = directory / f"reference-{self._rows.digest()[:16]}.npy"
         if self._reference_path.is_file():
-            self._set_reference(np.load(io.BytesIO(self._reference_path.read_bytes())))
+            self._set_reference(checksums.read_array(self._reference_path))
         return super().open_dataset(config, directory, log)
 
     def build_step(self, config, platform, mesh, dataset):
@@ -208,17 +198,13 @@ class DpoObjective(sft.SftObjective):
                 "model of --init; begin with another"
             )
         if jax.process_index() == 0:
-            buffer = io.BytesIO()
-            np.save(buffer, log_probs)
             self._reference_path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.save(self._reference_path, buffer.getvalue())
+            checksums.save_array(self._reference_path, log_probs)
         self._set_reference(log_probs)
         return init_state
 
     def _set_reference(self, log_probs: np.ndarray) -> None:
-        rows, n_train = self._rows, len(self._rows.train)
-        rows.train = with_reference(rows.train, log_probs[:n_train])
-        rows.dev = with_reference(rows.dev, log_probs[n_train:])
+        self._rows.set_reference(log_probs)
         self._has_reference = True
 
     def make_eval_fn(self, context, put_on_mesh):

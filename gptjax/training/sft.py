@@ -3,7 +3,6 @@
 
 import bisect
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import continuation, schema
+from gptjax.config import continuation
 from gptjax.config.chat import Conversations, Preferences
-from gptjax.data import conversations, loader
+from gptjax.data import conversations, epochs
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import experts, gpt
@@ -30,17 +29,7 @@ def pack_rows(encoded: Sequence[Encoded], n_ctx: int, rows: str) -> np.ndarray:
 
     rows: "packed" puts each conversation, the longest first, into the row in which it leaves the
     least space (best-fit decreasing); "single" gives each its own row."""
-    places: list[list[Encoded]] = []
-    spaces: list[tuple[int, int]] = []  # (space, row) of the rows that have space, sorted
-    order = sorted(encoded, key=lambda e: -len(e.ids)) if rows == "packed" else encoded
-    for one in order:
-        at = bisect.bisect_left(spaces, (len(one.ids), -1)) if rows == "packed" else len(spaces)
-        space, row = spaces.pop(at) if at < len(spaces) else (n_ctx + 1, len(places))
-        if row == len(places):
-            places.append([])
-        places[row].append(one)
-        if rows == "packed":
-            bisect.insort(spaces, (space - len(one.ids), row))
+    places = [[one] for one in encoded] if rows == "single" else _fit(encoded, n_ctx + 1)
     out = np.zeros((len(places), 2 * n_ctx + 1), np.int32)
     for row, parts in zip(out, places, strict=True):
         first = 0
@@ -52,6 +41,20 @@ def pack_rows(encoded: Sequence[Encoded], n_ctx: int, rows: str) -> np.ndarray:
             marks[: len(one.ids) - 1] += np.array(one.learned[1:], np.int32)
             first = stop
     return out
+
+
+def _fit(encoded: Sequence[Encoded], n_ids: int) -> list[list[Encoded]]:
+    """The conversations of each packed row, which has n_ids ids."""
+    places: list[list[Encoded]] = []
+    spaces: list[tuple[int, int]] = []  # (space, row) of the rows, sorted
+    for one in sorted(encoded, key=lambda e: -len(e.ids)):
+        at = bisect.bisect_left(spaces, (len(one.ids), -1))
+        space, row = spaces.pop(at) if at < len(spaces) else (n_ids, len(places))
+        if row == len(places):
+            places.append([])
+        places[row].append(one)
+        bisect.insort(spaces, (space - len(one.ids), row))
+    return places
 
 
 def split_row(rows_BT: Any, n_ctx: int) -> tuple[Any, Any, Any]:
@@ -85,90 +88,40 @@ class SftStep(step.TrainStep):
         return total + router_loss, step.LossParts(total, weight, router)
 
 
-class ConversationDataset:
-    """The rows of a run, with the interface of data.loader.Dataset: row r is row r modulo the
-    number of rows, in the order of its epoch. An epoch leaves out the rows that fill no batch."""
-
-    def __init__(self, source: "ConversationRows", config: schema.Config):
-        assert isinstance(config.task, Conversations | Preferences)
-        self._source, self._seed = source, config.seed
-        self.tokenizer = source.tokenizer
-        batch_rows = config.task.batch_rows
-        self._rows_per_epoch = len(source.train) // batch_rows * batch_rows
-
-    @functools.lru_cache(2)  # noqa: B019
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._source.train))
-
-    def row(self, number: int) -> np.ndarray:
-        """Returns row `number` of the run, a row of `pack_rows`."""
-        epoch, index = divmod(number, self._rows_per_epoch)
-        return self._source.train[self._order(epoch)[index]]
-
-    def batches(
-        self,
-        plan: loader.BatchPlan,
-        max_microbatch_rows: int,
-        first_step: int = 0,
-        local_rows: Callable[[int], Sequence[int]] = range,
-    ):
-        """Returns the batches as data.loader.Dataset.batches does."""
-
-        def fill(number: int, row: np.ndarray) -> None:
-            row[:] = self.row(number)
-
-        return loader.iterate_steps(
-            plan, max_microbatch_rows, first_step, local_rows, self._source.train.shape[1], fill
-        )
-
-    def digest(self) -> str:
-        """Returns a digest of all rows."""
-        return self._source.digest()
-
-    def summary(self) -> str:
-        """Returns a line with the numbers of conversations, rows and learned tokens."""
-        return self._source.summary()
-
-    def description(self) -> dict[str, Any]:
-        """Returns what data.json records of the data."""
-        return {
-            "task": repr(self._source.task),
-            "tokenizer": self.tokenizer.digest,
-            "digest": self.digest(),
-            "summary": self.summary(),
-        }
-
-
 class ConversationRows:
-    """The conversations of a task, read, split into train and dev, encoded and put into rows.
+    """The conversations of a task, read, split into train and dev, encoded and put into rows. A
+    data.epochs.TaskRows.
 
     n_ctx: context. examples: the first conversations of train and dev, with their ids, to be
-    shown."""
+    shown. n_conversations: of both."""
+
+    read = staticmethod(conversations.read)
 
     def __init__(
         self,
-        task: Conversations,
+        task: Any,
         tokenizer: Tokenizer,
         template: conversations.Template,
         n_ctx: int,
         print_line: Callable[[str], None],
     ):
+        """task: a config.chat.Conversations. Raises ValueError, in one line, for anything wrong
+        with the data."""
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
-        self.end_of_turn = template.end_of_turn_id
-        encoded = {}
-        for name, part in split(task, conversations.read).items():
-            encoded[name] = conversations.encode_all(
-                part, template, n_ctx, task.too_long, print_line, name
-            )
-        self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {
-            name: part[:3] for name, part in encoded.items()
-        }
-        self._n_conversations = {name: len(part) for name, part in encoded.items()}
-        rows = {
-            name: pack_rows([one for _, one in part], n_ctx, task.rows)
-            for name, part in encoded.items()
-        }
-        self.train, self.dev = rows["train"], rows["dev"]
+        self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {}
+        self.n_conversations: dict[str, int] = {}
+        parts = split(task, self.read)
+        self.train, self.dev = (
+            self.encode(parts[name], name, print_line) for name in ("train", "dev")
+        )
+
+    def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
+        """Returns the rows of a split, and keeps its first conversations as `examples`."""
+        encoded = conversations.encode_all(
+            part, self.template, self.n_ctx, self.task.too_long, print_line, name
+        )
+        self.examples[name], self.n_conversations[name] = encoded[:3], len(encoded)
+        return pack_rows([one for _, one in encoded], self.n_ctx, self.task.rows)
 
     def digest(self) -> str:
         """Returns a digest of all rows and of the tokenizer."""
@@ -182,23 +135,34 @@ class ConversationRows:
         marks = self.train[:, self.n_ctx + 1 :]
         n_learned, n_tokens = int(np.sum(marks % 2)), int(np.sum(marks > 0))
         return (
-            f"{self._n_conversations['train']:,} conversations in {len(self.train):,} rows, "
-            f"{n_learned:,} learned of {n_tokens:,} tokens; {self._n_conversations['dev']:,} "
+            f"{self.n_conversations['train']:,} conversations in {len(self.train):,} rows, "
+            f"{n_learned:,} learned of {n_tokens:,} tokens; {self.n_conversations['dev']:,} "
             "conversations to validate on"
         )
+
+    def description(self) -> dict[str, Any]:
+        """Returns what data.json records of the data."""
+        return {
+            "task": repr(self.task),
+            "tokenizer": self.tokenizer.digest,
+            "digest": self.digest(),
+            "summary": self.summary(),
+        }
 
 
 def split(
     task: Conversations | Preferences, read: Callable[[str, str], Iterator]
 ) -> dict[str, Any]:
     """Returns {"train": items, "dev": items}, each as read(path, form) yields them:
-    conversations.read or preferences.read. Raises ValueError if train or dev has none."""
+    conversations.read or preferences.read. Conversations with the same text, and all answers to
+    one prompt, fall on the same side. Raises ValueError if train or dev has none."""
     if task.dev is not None:
         return {"train": read(task.train, task.form), "dev": read(task.dev, task.form)}
     parts: dict[str, list] = {"train": [], "dev": []}
-    for where, messages in read(task.train, task.form):
-        number = int(hashlib.sha256(repr(messages).encode()).hexdigest()[:15], 16)
-        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, messages))
+    for where, item in read(task.train, task.form):
+        text = repr(item[0][:-1] if isinstance(task, Preferences) else item)
+        number = int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, item))
     for name, part in parts.items():
         if not part:
             raise ValueError(
@@ -223,7 +187,7 @@ class SftObjective:
         self._init_weights, self._rows = init_weights, rows
 
     def open_dataset(self, config, directory, log):
-        return ConversationDataset(self._rows, config)
+        return epochs.EpochDataset(self._rows, self._rows.task.batch_rows, config.seed)
 
     def build_step(self, config, platform, mesh, dataset):
         base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
@@ -282,7 +246,7 @@ class SftObjective:
                     n_tokens,
                     sampling.SamplingParams(temperature=0.0),
                     jax.random.key(0),
-                    rows.end_of_turn,
+                    rows.template.end_of_turn_id,
                 )
             except inference.NonFiniteLogits as error:  # the run goes on
                 return [f"no sample: {error}"]

@@ -106,6 +106,9 @@ def test_dpo_learns_from_pairs_and_keeps_its_reference(folder, capsys):
     before = reference.read_bytes()
     assert run() == 0 and reference.read_bytes() == before
     assert "the run is finished" in " ".join(capsys.readouterr().out.split())
+    reference.write_bytes(before[:200] + bytes([before[200] ^ 1]) + before[201:])
+    with pytest.raises(ValueError, match=r"reference-\w+\.npy is damaged"):
+        run()
     reference.unlink()
     with pytest.raises(ValueError, match=r"reference-\w+\.npy is missing"):
         run()

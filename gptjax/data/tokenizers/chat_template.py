@@ -313,11 +313,11 @@ def _limit_growth(name: str, function: Any) -> Any:
     """The filter, which refuses to make a very long text."""
 
     @functools.wraps(function)
-    def limited(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         _check_growth(name, (*args, *kwargs.values()))
         return _check_length(function(*args, **kwargs))
 
-    return limited
+    return wrapper
 
 
 @functools.cache

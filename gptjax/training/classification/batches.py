@@ -1,14 +1,13 @@
-"""The batches of fine-tuning: the examples of a task in epochs, each epoch in its own order, with
-the interface of data.loader.Dataset."""
+"""The examples of a task, read and encoded: the rows of fine-tuning."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
-from gptjax.data import loader
+from gptjax.data import epochs
 from gptjax.data.tokenizers import build
 from gptjax.training.classification import examples, transformations
 
@@ -81,8 +80,13 @@ class Examples:
 
     # --- what the loop asks for
 
-    def make_dataset(self, config: Config) -> "ExampleDataset":
-        return ExampleDataset(self, config, self._rows["train"])
+    @property
+    def train(self) -> np.ndarray:
+        """The rows of the training examples, of EncodedExamples."""
+        return self._rows["train"]
+
+    def make_dataset(self, config: Config) -> epochs.EpochDataset:
+        return epochs.EpochDataset(self, self.task.batch_examples, config.seed)
 
     def digest(self) -> str:
         hasher = hashlib.sha256(self.tokenizer.digest.encode())
@@ -96,51 +100,12 @@ class Examples:
             f"validate on, up to {self.n_ctx} tokens"
         )
 
-
-class ExampleDataset:
-    """The rows of a run. Row r is example r modulo the size of an epoch, in the order of that
-    epoch; each epoch leaves out the examples that do not fill a batch."""
-
-    def __init__(self, source: Examples, config: Config, rows: np.ndarray):
-        assert isinstance(config.task, ClassificationTask)
-        self._source, self._rows, self._seed = source, rows, config.seed
-        self.tokenizer, self.digest, self.summary = source.tokenizer, source.digest, source.summary
-        self._rows_per_epoch = len(rows) // config.task.batch_examples * config.task.batch_examples
-        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-
-    def row(self, number: int) -> np.ndarray:
-        """Returns row `number` of the run, a row of EncodedExamples."""
-        epoch, index = divmod(number, self._rows_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (
-                epoch,
-                np.random.default_rng([self._seed, epoch]).permutation(len(self._rows)),
-            )
-        return self._rows[self._order[1][index]]
-
-    def batches(
-        self,
-        plan: loader.BatchPlan,
-        max_microbatch_rows: int,
-        first_step: int = 0,
-        local_rows: Callable[[int], Sequence[int]] = range,
-    ):
-        """Returns the batches as data.loader.Dataset.batches does."""
-
-        def fill(number: int, row: np.ndarray) -> None:
-            row[:] = self.row(number)
-
-        return loader.iterate_steps(
-            plan, max_microbatch_rows, first_step, local_rows, self._rows.shape[1], fill
-        )
-
     def description(self) -> dict:
         """Returns what data.json records of the data."""
-        task = self._source.task
         return {
-            "task": repr(task),
+            "task": repr(self.task),
             "tokenizer": self.tokenizer.digest,
             "digest": self.digest(),
             "summary": self.summary(),
-            "splits": self._source.digests(),
+            "splits": self.digests(),
         }

@@ -1,19 +1,21 @@
 """The loss of conversations is a mean over all learned tokens of a step: packed or not, in any
 microbatches; and conversations of a row do not see each other."""
 
-import dataclasses
+import unittest.mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.config.chat import Conversations
+from gptjax.config.chat import Preferences
 from gptjax.config.schema import Rotary
+from gptjax.data import epochs
 from gptjax.data.conversations import Encoded
 from gptjax.training import sft
 from gptjax.training import step as train_step
 from tests import tiny
+from tests.unit.data.conversations_test import turns
 
 N_CTX = 12
 
@@ -125,10 +127,24 @@ def test_evaluation_counts_the_learned_tokens():
 
 
 def test_an_epoch_reads_every_row_in_its_own_order():
-    source = type("Rows", (), {"train": np.arange(7)[:, None], "tokenizer": None})
-    c = dataclasses.replace(tiny.config(), task=Conversations(train="x", batch_rows=3))
-    dataset = sft.ConversationDataset(source, c)
-    epochs = [[int(dataset.row(6 * e + i)[0]) for i in range(6)] for e in range(3)]
-    assert all(len(set(epoch)) == 6 for epoch in epochs) and epochs[0] != epochs[1]
-    again = sft.ConversationDataset(source, c)
-    assert [int(again.row(i)[0]) for i in range(6, 12)] == epochs[1]
+    source = unittest.mock.Mock(train=np.arange(7)[:, None])
+    dataset = epochs.EpochDataset(source, 3, 0)
+    orders = [[int(dataset.row(6 * e + i)[0]) for i in range(6)] for e in range(3)]
+    assert all(len(set(epoch)) == 6 for epoch in orders) and orders[0] != orders[1]
+    again = epochs.EpochDataset(source, 3, 0)
+    assert [int(again.row(i)[0]) for i in range(6, 12)] == orders[1]
+
+
+def test_all_answers_to_a_prompt_are_held_out_together():
+    def read(path, form):
+        for n in range(400):
+            answers = [f"better {n}", f"worse {n}"]
+            yield str(n), [turns(f"prompt {n % 100}", answer) for answer in answers]
+
+    task = Preferences(train="x", dev_fraction=0.3)
+    prompts = {
+        name: {item[0][0]["content"] for _, item in part}
+        for name, part in sft.split(task, read).items()
+    }
+    assert not prompts["train"] & prompts["dev"] and len(prompts["train"] | prompts["dev"]) == 100
+    assert 15 < len(prompts["dev"]) < 45
