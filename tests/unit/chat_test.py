@@ -272,6 +272,8 @@ def test_ctrl_c_stops_the_answer_and_at_the_prompt_the_program():
         lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", shown).split("\n")
         lines = [line for line in lines if "words" in line]
         assert len(lines) == 6 and all(line.startswith("[bold]words[/bold]") for line in lines)
+        terminal.send("half a line")  # which is shown once readline waits for keys
+        terminal.wait_for("half a line")
         terminal.send("\x03")
         terminal.wait_for("ended 3 ")
         last = terminal.wait_for("<think>")
