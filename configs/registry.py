@@ -36,7 +36,8 @@ CONFIGS = {
     **families.CONFIGS,
 }  # name -> a function that returns a Config
 FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
-SFT, DPO = chat_recipes.SFT, chat_recipes.DPO  # name -> a function that returns a ChatRecipe
+# name -> a function that returns a ChatRecipe
+SFT, DPO, REWARD = chat_recipes.SFT, chat_recipes.DPO, chat_recipes.REWARD
 Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
@@ -57,7 +58,7 @@ def config(name: str) -> Config:
         raise ValueError(
             f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
         )
-    for program, recipes in {"sft": SFT, "dpo": DPO}.items():
+    for program, recipes in {"sft": SFT, "dpo": DPO, "reward": REWARD}.items():
         if real in recipes:
             raise ValueError(
                 f"{name} is a recipe of conversations: python -m gptjax.{program} --config={name} "
@@ -82,7 +83,7 @@ def finetuning(name: str) -> Finetuning:
 
 
 def chat_recipe(name: str, recipes: Mapping[str, Any]) -> ChatRecipe:
-    """Returns the recipe with this name of `recipes`, SFT or DPO, or FILE.py:NAME. Raises a
+    """Returns the recipe with this name of `recipes`, such as SFT, or FILE.py:NAME. Raises a
     one-line ValueError if there is none.
     """
     if is_in_file(name):

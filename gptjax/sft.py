@@ -3,13 +3,13 @@ task.train=FILE`. InstructGPT (2203.02155) section 3.5, its first step."""
 
 import argparse
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptjax import cli, finetune
 from gptjax.config import chat_recipe, data, find_files, overrides
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.chat import Rankings
 from gptjax.config.model import Model
 from gptjax.config.positions import Learned
 from gptjax.config.schema import Config
@@ -42,13 +42,12 @@ def run(
     recipes: Mapping[str, Any],
     make_rows: Callable[..., Any],
     make_objective: Callable[..., Any],
-    check: Callable[[Config, Any], None] = lambda config, out: None,
+    check: Callable[[chat_recipe.ChatRecipe, Config, Any], None] = lambda recipe, config, out: None,
 ) -> int:
     """Trains as the arguments say; returns the exit status of gptjax.train.
 
-    make_rows, make_objective: training.sft.ConversationRows and SftObjective, or
-    training.dpo.PreferenceRows and DpoObjective. check(config of the model to begin with, console):
-    called first."""
+    make_rows, make_objective: training.sft.ConversationRows and SftObjective, or those of dpo or
+    reward. check(recipe, config of the model to begin with, console): called first."""
     if args.config is None:
         raise ValueError(f"say which recipe with --config=NAME: {', '.join(recipes)}")
     recipe = overrides.override(registry.chat_recipe(args.config, recipes), *args.assignments)
@@ -67,26 +66,28 @@ def run(
     )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     weights = load.load(args.init)
-    check(weights.config, out)
+    check(recipe, weights.config, out)
     check_context(recipe, weights.config.model, args.init)
     weights.check(weights.config, build.build(weights.config.data.tokenizer))
-    spec, n_vocab = add_template(weights.config)
+    has_template = has_chat_template(recipe.task)
+    spec, n_vocab = weights.config.data.tokenizer, weights.config.model.n_vocab
+    if has_template:
+        spec, n_vocab = add_template(weights.config)
     tokenizer = build.build(spec)
     with out.status("reading"):
         rows = make_rows(
             recipe.task,
             tokenizer,
-            chat_template.of(tokenizer),
+            chat_template.of(tokenizer) if has_template else None,
             recipe.n_ctx or weights.config.model.n_ctx,
             out.print,
         )
+    recipe = dataclasses.replace(recipe, task=rows.task)  # with what the data decide
     chat_data = dataclasses.replace(weights.config.data, tokenizer=spec)
     config = chat_recipe.resolve_config(recipe, weights.config, chat_data, n_vocab, len(rows.train))
     BatchSchedule(config)
-    out.print_samples(
-        [format_mask(tokenizer, rows.examples["train"][0][1])],
-        ["the first conversation; learned is what stands in ⟦ ⟧"],
-    )
+    text, title = rows.example()
+    out.print_samples([text], [title])
     directory = args.run_dir or str(run_dir.directory(None, config.name))
     request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
     with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
@@ -112,6 +113,11 @@ def check_context(recipe: chat_recipe.ChatRecipe, model: Model, init: str) -> No
         )
 
 
+def has_chat_template(task: Any) -> bool:
+    """Whether the texts of a task are conversations."""
+    return not isinstance(task, Rankings) or task.text == "chat"
+
+
 def add_template(config: Config) -> tuple[data.Tokenizer, int]:
     """Returns (the tokenizer with which a model reads conversations, its model's n_vocab): its own
     if it has a chat template, else with the four tokens of data.ChatTokens. With GPT-2's 50,257 ids
@@ -123,16 +129,6 @@ def add_template(config: Config) -> tuple[data.Tokenizer, int]:
         case data.TokenizerJson() | data.Tiktoken() | data.ChatTokens():
             return spec, n_vocab
     return data.ChatTokens(base=spec), n_vocab + len(chat_tokens.NAMES)
-
-
-def format_mask(tokenizer: Any, encoded: Any) -> str:
-    """Returns the text of a conversation with ⟦ ⟧ around the parts that are learned."""
-    pairs = zip(encoded.ids, encoded.learned, strict=True)
-    return "".join(
-        f"⟦{text}⟧" if is_learned else text
-        for is_learned, part in itertools.groupby(pairs, lambda pair: pair[1])
-        for text in [tokenizer.decode([i for i, _ in part])]
-    )
 
 
 if __name__ == "__main__":

@@ -232,12 +232,19 @@ def _parse(module: str, arguments: list[str]) -> argparse.Namespace:
     raise ValueError(f"{' '.join(arguments)}: main did not parse its arguments")
 
 
+CHAT_RECIPES = {
+    "gptjax.sft": registry.SFT,
+    "gptjax.dpo": registry.DPO,
+    "gptjax.reward": registry.REWARD,
+}  # program -> its recipes
+
+
 def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
     """ValueError for names and edits that the program would refuse."""
     if module == "gptjax.finetune" and args.config != "NAME":
         overrides.override(registry.finetuning(args.config), *args.assignments)
-    elif module in ("gptjax.sft", "gptjax.dpo"):
-        recipes = {"gptjax.sft": registry.SFT, "gptjax.dpo": registry.DPO}[module]
+    elif module in CHAT_RECIPES and args.config is not None:
+        recipes = CHAT_RECIPES[module]
         overrides.override(registry.chat_recipe(args.config, recipes), *args.assignments)
     elif module == "gptjax.sweep" and "sweep" in args:
         if args.sweep not in (None, "NAME"):

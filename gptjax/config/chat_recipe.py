@@ -4,7 +4,7 @@ of rows it becomes a Config."""
 import dataclasses
 from typing import Literal
 
-from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.chat import Conversations, Preferences, Rankings
 from gptjax.config.finetuning import check_periods
 from gptjax.config.record import Seed, record
 from gptjax.config.schema import (
@@ -15,20 +15,23 @@ from gptjax.config.schema import (
     Cosine,
     Data,
     Dropout,
+    Linear,
     Loop,
     Mesh,
+    Schedule,
     Train,
 )
 
 
 @record
 class ChatRecipe:
-    """A recipe of learning from conversations, or from preferences between answers."""
+    """A recipe of learning from conversations, or from preferences between answers, or of a reward
+    model."""
 
     name: str
     """Name of the recipe: its runs lie in runs/NAME."""
-    task: Conversations | Preferences
-    """The conversations or preferences, and how they are learned."""
+    task: Conversations | Preferences | Rankings
+    """The conversations, preferences or rankings, and how they are learned."""
     n_ctx: Context | None = None
     """Tokens of a row; None: the context of the pre-trained model."""
     longer_positions: Literal["refuse", "repeat", "interpolate"] = "refuse"
@@ -67,6 +70,7 @@ def resolve_config(
         )
     n_ctx = recipe.n_ctx or pretrained.model.n_ctx
     total_tokens = task.epochs * steps * task.batch_rows * n_ctx
+    is_reward_model = isinstance(task, Rankings)
     return Config(
         name=recipe.name,
         model=dataclasses.replace(
@@ -74,20 +78,19 @@ def resolve_config(
             n_vocab=n_vocab,
             n_ctx=n_ctx,
             dropout=recipe.dropout,
+            # The scalar head stands in for an output table (InstructGPT, section 3.5).
+            tied_output=is_reward_model or pretrained.model.tied_output,
             init=dataclasses.replace(
                 pretrained.model.init, longer_positions=recipe.longer_positions
             ),
         ),
-        data=dataclasses.replace(chat_data, document_attention="restart"),
+        data=dataclasses.replace(
+            chat_data, document_attention="attend" if is_reward_model else "restart"
+        ),
         train=Train(
             total_tokens=total_tokens,
             batch_tokens=task.batch_rows * n_ctx,
-            schedule=Cosine(
-                peak_lr=task.peak_lr,
-                warmup_tokens=int(task.warmup_fraction * total_tokens),
-                decay_tokens=total_tokens,
-                final_fraction=task.final_fraction,
-            ),
+            schedule=_schedule(task, total_tokens),
             optimizer=recipe.optimizer,
         ),
         compute=recipe.compute,
@@ -97,4 +100,16 @@ def resolve_config(
         ),
         seed=recipe.seed,
         task=task,
+    )
+
+
+def _schedule(task: Conversations | Preferences | Rankings, total_tokens: int) -> Schedule:
+    warmup_tokens = int(task.warmup_fraction * total_tokens)
+    if isinstance(task, Rankings) and task.decay == "linear":
+        return Linear(peak_lr=task.peak_lr, warmup_tokens=warmup_tokens, decay_tokens=total_tokens)
+    return Cosine(
+        peak_lr=task.peak_lr,
+        warmup_tokens=warmup_tokens,
+        decay_tokens=total_tokens,
+        final_fraction=task.final_fraction,
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from gptjax.config import parse
 from gptjax.config.attention import Attention, Banded, BlockSparse, Context, Dense, Fixed, Strided
-from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.chat import Conversations, Preferences, Rankings
 from gptjax.config.classification import ClassificationTask
 from gptjax.config.compute import Compute, Mesh
 from gptjax.config.data import Data
@@ -216,9 +216,9 @@ class Config:
     """Logging, evaluation, checkpoints and samples."""
     seed: Seed = 0
     """Of the initial parameters, the order of the data and dropout."""
-    task: ClassificationTask | Conversations | Preferences | None = None
+    task: ClassificationTask | Conversations | Preferences | Rankings | None = None
     """Supervised task of a fine-tuning: a row is then an example, padded to n_ctx, one or more
-    conversations, or a pair of answers. None: language modeling."""
+    conversations, a pair of answers, or ranked completions. None: language modeling."""
 
     def __post_init__(self):
         if (

@@ -53,8 +53,8 @@ def read(path: str, form: str) -> Iterator[tuple[str, list[Message]]]:
     or damaged, for a form that cannot be recognized, and for a line that is not of the form."""
     for where, row in read_rows(path):
         if form == "auto":
-            form = _recognize(where, row)
-        yield where, _messages(where, row, form)
+            form = recognize(where, row)
+        yield where, parse_row(where, row, form)
 
 
 def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -180,7 +180,8 @@ def _rows_of_file(
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def _recognize(where: str, row: dict[str, Any]) -> str:
+def recognize(where: str, row: dict[str, Any]) -> str:
+    """Returns the form of a row, by its columns. Raises ValueError if it is of none."""
     for form, columns in FORM_COLUMNS.items():
         if all(column in row for column in columns):
             return form
@@ -190,8 +191,8 @@ def _recognize(where: str, row: dict[str, Any]) -> str:
     )
 
 
-def _messages(where: str, row: dict[str, Any], form: str) -> list[Message]:
-    """The messages of a row. ValueError if it is not of the form."""
+def parse_row(where: str, row: dict[str, Any], form: str) -> list[Message]:
+    """Returns the messages of a row. Raises ValueError if it is not of the form."""
     missing = [column for column in FORM_COLUMNS[form] if column not in row]
     if missing:
         raise ValueError(

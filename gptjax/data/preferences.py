@@ -1,12 +1,16 @@
-"""Preferences from files: pairs of answers to one prompt, of which one was preferred."""
+"""Preferences from files: answers to one prompt, from the best to the worst, of which some may be
+equally good."""
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gptjax.config import parse
 from gptjax.data import conversations
 from gptjax.data.conversations import Encoded, Message, Template, Unusable
+from gptjax.data.tokenizers import build
 
 FORM_COLUMNS = {  # form -> the columns it is known by
     "ranked": ("prompt", "completions"),
@@ -15,37 +19,107 @@ FORM_COLUMNS = {  # form -> the columns it is known by
 }
 
 
-def read(path: str, form: str) -> Iterator[tuple[str, list[list[Message]]]]:
-    """Yields (where it stands, conversations, the best first) for each prompt of the .jsonl and
-    .parquet files that `path` names. The conversations differ in the last turn.
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Answers to one prompt. answers: whole conversations, which differ in the last turn; of plain
+    text a turn of the user and one of the assistant. ranks: of each, 0 for the best, the same for
+    those that are equally good. ended: of each, whether a plain text ends with it."""
 
-    form: of config.chat.Preferences. Raises ValueError, in one line, for a file that is missing or
+    answers: list[list[Message]]
+    ranks: list[int]
+    ended: list[bool]
+
+    @property
+    def prompt(self) -> list[Message]:
+        """What stands before the first answer."""
+        return self.answers[0][:-1]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Returns the indices (the better, the worse) of all answers of different ranks."""
+        return [
+            (i, j)
+            for i, j in itertools.permutations(range(len(self.ranks)), 2)
+            if self.ranks[i] < self.ranks[j]
+        ]
+
+
+def read(path: str, form: str) -> Iterator[tuple[str, Ranking]]:
+    """Yields (where it stands, ranking) for each prompt of the .jsonl and .parquet files that
+    `path` names.
+
+    form: of config.chat.Rankings. Raises ValueError, in one line, for a file that is missing or
     damaged, for a form that cannot be recognized, and for a line that is not of the form."""
     for where, row in conversations.read_rows(path):
         if form == "auto":
-            form = _recognize(where, row)
-        yield where, _rank(where, row, form)
+            form = recognize(where, row)
+        yield where, rank(where, row, form)
 
 
-def encode_pairs(
-    template: Template, ranked: Sequence[Sequence[Message]], n_ctx: int
-) -> list[tuple[Encoded, Encoded]]:
-    """Returns each pair (the better, the worse) of the conversations, the best of which comes
-    first; learned is the last answer alone. Raises Unusable if they are not answers to one prompt,
-    if two are the same, or if one is longer than n_ctx + 1 ids."""
+def encode_pairs(template: Template, ranking: Ranking, n_ctx: int) -> list[tuple[Encoded, Encoded]]:
+    """Returns each pair (the better, the worse) of a prompt's answers; learned is the last answer
+    alone. Raises Unusable if `check` does, and if an answer is longer than n_ctx + 1 ids."""
+    check(ranking)
     encoded = []
-    for messages in ranked:
-        if messages[:-1] != ranked[0][:-1] or messages[-1]["role"] != "assistant":
-            raise Unusable("the answers do not belong to one prompt")
+    for messages, ended in zip(ranking.answers, ranking.ended, strict=True):
+        if ended:
+            raise Unusable("an answer with `ended`, which only plain text has")
         one = conversations.encode(template, messages)
         if len(one.ids) > n_ctx + 1:
             raise Unusable(f"longer than the context of {n_ctx:,} tokens")
         encoded.append(_learn_last(one))
-    if any(a.ids == b.ids for a, b in itertools.combinations(encoded, 2)):
+    pairs = [(encoded[i], encoded[j]) for i, j in ranking.pairs()]
+    if any(better.ids == worse.ids for better, worse in pairs):
         raise Unusable("two of the answers are the same")
-    if len(encoded) < 2:
+    return pairs
+
+
+def check(ranking: Ranking) -> None:
+    """Raises Unusable unless at least two answers to one prompt differ in rank."""
+    for messages in ranking.answers:
+        if messages[:-1] != ranking.prompt or messages[-1]["role"] != "assistant":
+            raise Unusable("the answers do not belong to one prompt")
+    if len(ranking.answers) < 2:
         raise Unusable("a single answer")
-    return list(itertools.combinations(encoded, 2))
+    if not ranking.pairs():
+        raise Unusable("all answers are equally good")
+
+
+def encode_text(tokenizer: build.Tokenizer, template: Template | None, prompt: Any) -> list[int]:
+    """Returns the ids of a prompt before its answer. prompt: messages, written by the template; or
+    without a template a text."""
+    if template is None:
+        return build.encode_prompt(tokenizer, prompt)
+    return template.encode(prompt, add_generation_prompt=True)
+
+
+def encode_answer(
+    tokenizer: build.Tokenizer,
+    template: Template | None,
+    messages: Sequence[Message],
+    ended: bool = False,
+) -> list[int]:
+    """Returns the ids of a prompt and its answer, the last message, as a model reads them that has
+    sampled the answer after `encode_text` of the prompt.
+
+    With a template they end with the token that ends the answer. Without, the two texts are encoded
+    one by one, and the end of text follows if `ended`. Raises Unusable as conversations.encode; for
+    plain text if the answer is empty or cannot end."""
+    if template is not None:
+        if ended:
+            raise Unusable("an answer with `ended`, which only plain text has")
+        one = _learn_last(conversations.encode(template, messages))
+        return one.ids[: len(one.learned) - one.learned[::-1].index(True)]
+    if [message["role"] for message in messages] != ["user", "assistant"]:
+        raise Unusable("more than a prompt and an answer, which plain text has")
+    prompt, answer = (message["content"] for message in messages)
+    answer_ids = tokenizer.encode(answer)
+    if ended and tokenizer.end_of_text is None:
+        raise Unusable("ended, and the tokenizer has no token for that")
+    if ended:
+        answer_ids = [*answer_ids, tokenizer.end_of_text]
+    if not answer_ids:
+        raise Unusable("an empty answer")
+    return [*encode_text(tokenizer, None, prompt), *answer_ids]
 
 
 def _learn_last(encoded: Encoded) -> Encoded:
@@ -57,7 +131,8 @@ def _learn_last(encoded: Encoded) -> Encoded:
     return Encoded(encoded.ids, [first <= i <= last for i in range(len(encoded.ids))])
 
 
-def _recognize(where: str, row: dict[str, Any]) -> str:
+def recognize(where: str, row: dict[str, Any]) -> str:
+    """Returns the form of a row, by its columns. Raises ValueError if it is of none."""
     for form, columns in FORM_COLUMNS.items():
         if all(column in row for column in columns):
             if form == "hh" and not isinstance(row["chosen"], str):
@@ -69,8 +144,8 @@ def _recognize(where: str, row: dict[str, Any]) -> str:
     )
 
 
-def _rank(where: str, row: dict[str, Any], form: str) -> list[list[Message]]:
-    """The conversations of a row, the best first. ValueError if it is not of the form."""
+def rank(where: str, row: dict[str, Any], form: str) -> Ranking:
+    """Returns the ranking of a row. Raises ValueError if it is not of the form."""
     needed = ("chosen", "rejected") if form != "ranked" else FORM_COLUMNS[form]
     missing = [column for column in needed if column not in row]
     if missing:
@@ -80,15 +155,69 @@ def _rank(where: str, row: dict[str, Any], form: str) -> list[list[Message]]:
         )
     match form:
         case "ranked":
-            answers = row["completions"]
-            if not isinstance(answers, list) or not answers:
-                raise ValueError(f"{where}: completions is {parse.quote(answers)}, not a list")
+            entries, ranks = _rank_completions(where, row)
         case "pairs":
-            answers = [row["chosen"], row["rejected"]]
+            entries, ranks = [row["chosen"], row["rejected"]], [0, 1]
         case _:
-            return [
+            answers = [
                 conversations.split_hh(where, conversations.text(where, name, row[name]))
                 for name in needed
             ]
+            return Ranking(answers, [0, 1], [False, False])
     prompt = conversations.turn(where, "prompt", row.get("prompt", []), "user")
-    return [prompt + conversations.turn(where, "an answer", a, "assistant") for a in answers]
+    parsed = [_parse_answer(where, entry) for entry in entries]
+    return Ranking([prompt + turns for turns, _ in parsed], ranks, [ended for _, ended in parsed])
+
+
+def _rank_completions(where: str, row: dict[str, Any]) -> tuple[list[Any], list[int]]:
+    """(completions, ranks) of a row of the form ranked."""
+    entries = row["completions"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{where}: completions is {parse.quote(entries)}, not a list")
+    groups = [entry if _is_group(entry) else [entry] for entry in entries]
+    flat = [entry for group in groups for entry in group]
+    given = [name for name in ("scores", "best") if row.get(name) is not None]
+    if not given:
+        return flat, [n for n, group in enumerate(groups) for _ in group]
+    if len(given) > 1 or len(flat) != len(entries):
+        raise ValueError(
+            f"{where}: its completions are ranked in two ways, by {given[0]} and by "
+            f"{'lists of equally good ones' if len(given) == 1 else given[1]}: give one"
+        )
+    if given == ["best"]:
+        best = row["best"]
+        if type(best) is not int or not 0 <= best < len(flat):
+            raise ValueError(
+                f"{where}: best is {parse.quote(best)}, not the index of one of "
+                f"{len(flat)} completions"
+            )
+        return flat, [int(n != best) for n in range(len(flat))]
+    scores = row["scores"]
+    if not isinstance(scores, list) or len(scores) != len(flat):
+        raise ValueError(
+            f"{where}: scores is {parse.quote(scores)}, not a number for each of {len(flat)} "
+            "completions"
+        )
+    for score in scores:
+        if type(score) not in (int, float) or not math.isfinite(score):
+            raise ValueError(f"{where}: scores has {parse.quote(score)}, which is no number")
+    order = sorted(set(scores), reverse=True)
+    return flat, [order.index(score) for score in scores]
+
+
+def _is_group(entry: Any) -> bool:
+    """Whether an entry of `completions` is a list of equally good ones, and not of messages."""
+    is_list = isinstance(entry, list) and bool(entry)
+    return is_list and not all(isinstance(one, dict) and "role" in one for one in entry)
+
+
+def _parse_answer(where: str, entry: Any) -> tuple[list[Message], bool]:
+    """(the messages of an answer, whether it is said to be ended)."""
+    if isinstance(entry, dict) and set(entry) <= {"text", "ended"} and "text" in entry:
+        ended = entry.get("ended", False)
+        if type(ended) is not bool:
+            raise ValueError(f"{where}: ended is {parse.quote(ended)}, not true or false")
+        return conversations.turn(
+            where, "an answer", conversations.text(where, "text", entry["text"]), "assistant"
+        ), ended
+    return conversations.turn(where, "an answer", entry, "assistant"), False

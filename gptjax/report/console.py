@@ -17,6 +17,7 @@ from gptjax.runtime import errors
 if TYPE_CHECKING:
     import rich.console
 
+NOT_IN_NARROW_LINES = ("tokens", "mfu", "margin")  # the first are left out first
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
 # Seconds after which a measured speed counts half: long enough that an evaluation does not make the
 # remaining time jump.
@@ -242,8 +243,9 @@ class TrainingDisplay:
         self._task = bar.add_task(self._description(), total=total_steps, completed=first_step)
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """Shows the values of step `step` (from 1): tokens, loss, lr, tokens_per_s, mfu and
-        skipped_in_row; or, of an evaluation, tokens, validation_loss, perplexity and bits_per_byte.
+        """Shows the values of step `step` (from 1): tokens, loss, accuracy, margin, lr,
+        tokens_per_s, mfu and skipped_in_row; or, of an evaluation, tokens, validation_loss,
+        validation_accuracy, perplexity and bits_per_byte.
         """
         if "validation_loss" in values:
             self._console.print(self._format_validation(step, values), "bold cyan")
@@ -253,12 +255,15 @@ class TrainingDisplay:
         self._draw()
         skipped = bool(values.get("skipped_in_row"))
         if skipped or step % self._every_log == 0 or step == self._n_steps:
-            line = (
-                f"{self._format_step(step)}  "
-                f"{'  '.join(_format_values(values, aligned=True).values())}"
-            )
-            line += "  not finite: update skipped" if skipped else ""
-            line += f"  {self._time_left()}" if self._bar.disable and self._time_left() else ""
+            ends = ["not finite: update skipped"] * skipped
+            ends += [self._time_left()] * bool(self._bar.disable and self._time_left())
+            words = _format_values(values, aligned=True)
+            for name in NOT_IN_NARROW_LINES:
+                line = "  ".join([self._format_step(step), *words.values(), *ends])
+                if self._bar.disable or len(line) <= self._console.width:
+                    break
+                words.pop(name, None)
+            line = "  ".join([self._format_step(step), *words.values(), *ends])
             self._console.print(line, "yellow" if skipped else "")
 
     def update_fraction(self, step: int, done: float, tokens_per_s: float | None = None) -> None:
@@ -306,6 +311,7 @@ class TrainingDisplay:
         start = self._format_step(step)
         words = [f"validation loss {values['validation_loss']:.4f}"]
         words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
+        words += [_format_accuracy(values)] if "validation_accuracy" in values else []
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
         words += (
             [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
@@ -321,6 +327,8 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
         formatters = {
             "tokens": lambda n: f"tokens {si(n):>5}",
             "loss": lambda x: f"loss {x:7.4f}",
+            "accuracy": lambda x: f"accuracy {x:6.1%}",
+            "margin": lambda x: f"margin {x:7.3f}",
             "lr": lambda x: f"lr {x:.2e}",
             "tokens_per_s": lambda x: f"{_format_speed(x):>7} tok/s",
             "mfu": lambda x: f"MFU {x:5.1%}",
@@ -329,6 +337,7 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
         formatters = {
             "tokens": lambda n: f"{si(n)} tokens",
             "loss": lambda x: f"loss {x:.3f}",
+            "accuracy": lambda x: f"accuracy {x:.1%}",
             "tokens_per_s": lambda x: f"{_format_speed(x)} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
         }
@@ -337,6 +346,15 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
         for name, formatter in formatters.items()
         if values.get(name) is not None
     }
+
+
+def _format_accuracy(values: dict[str, Any]) -> str:
+    """The share of right pairs, with its interval if it has one."""
+    line = f"accuracy {values['validation_accuracy']:.1%}"
+    if "validation_accuracy_low" in values:
+        low, high = (100 * values[f"validation_accuracy_{end}"] for end in ("low", "high"))
+        line += f" ({low:.1f} to {high:.1f})"
+    return line
 
 
 def _format_speed(x: float) -> str:

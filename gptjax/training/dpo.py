@@ -136,6 +136,7 @@ class PreferenceRows(sft.ConversationRows):
     examples: the first prompts of both, each with its preferred answer, to be shown."""
 
     read = staticmethod(preferences.read)
+    split_key = staticmethod(lambda ranked: repr(ranked.prompt))
 
     def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
         """As ConversationRows.encode."""
@@ -144,7 +145,7 @@ class PreferenceRows(sft.ConversationRows):
             try:
                 new = preferences.encode_pairs(self.template, ranked, self.n_ctx)
                 pairs += new
-                examples.append((ranked[0], new[0][0]))
+                examples.append((ranked.answers[0], new[0][0]))
             except ValueError as error:  # of the prompt, or of the template
                 notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
         notes.print(name, "prompt", print_line)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.chat import Conversations, Preferences, Rankings
 from gptjax.training import resume
 from gptjax.training.context import Objective, Program, TrainContext
 from gptjax.training.microbatches import microbatch_limit, sequences_per_row
@@ -119,6 +119,10 @@ def train_loop(context: TrainContext) -> int:
                 context.out.print(f"python -m gptjax.sample --model={context.directory}")
             case Conversations() | Preferences():
                 context.out.print(f"python -m gptjax.chat --model={context.directory}")
+            case Rankings():
+                context.out.print(
+                    f"python -m gptjax.reward --model={context.directory} --score=FILE"
+                )
     elif outcome == "stopped":
         context.out.print(f"stopped at step {loop.step:,}; the same command continues")
     return EXIT_STATUS[outcome]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gptjax.config import count
-from gptjax.config.chat import Preferences
+from gptjax.config.chat import Preferences, Rankings
 from gptjax.config.classification import ClassificationTask
 from gptjax.config.schema import Config
 
@@ -53,12 +53,14 @@ def free_device_memory(config: Config, mesh: Any) -> int:
 
 
 def sequences_per_row(config: Config) -> int:
-    """Returns the number of token sequences that the model reads for one row of a batch: 1, for a
-    pair of answers 2, or for a classification task the sequences of one example (GPT-1 section
-    3.3)."""
+    """Returns the number of token sequences that the model reads for one row of a batch: 1; for a
+    pair of answers 2; for ranked completions as many as a row has places; for a classification task
+    the sequences of one example (GPT-1 section 3.3)."""
     match config.task:
         case ClassificationTask(n_sequences=n):
             return n
         case Preferences():
             return 2
+        case Rankings(completions=int(n)):
+            return n
     return 1

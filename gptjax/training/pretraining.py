@@ -75,8 +75,9 @@ def load_params(
     state: Any, weights: Any, model: Model, progress: Callable[[float, str], None]
 ) -> Any:
     """Returns the state with the parameters of a weights.load.Weights, sharded as those of the
-    state were; learned positions are extended or cut to those of `model`, and tables of tokens get
-    rows of zeros. progress(fraction, name of the leaf) is called for each leaf."""
+    state were; learned positions are extended or cut to those of `model`, tables of tokens get rows
+    of zeros, and an output table that `model` lacks is left out. progress(fraction, name of the
+    leaf) is called for each leaf."""
     import jax
     import jax.numpy as jnp
 
@@ -92,13 +93,16 @@ def load_params(
         resize["position_TD"] = lambda table: embedding.resize_positions(
             table, model.n_ctx, model.init.longer_positions
         )
+    if model.tied_output and not weights.config.model.tied_output:  # read, and left out below
+        stored["output_VD"] = stored["token_VD"]
     n_stored = weights.config.model.n_vocab_padded
     for name in {"token_VD", "output_VD"} & set(stored) if n_stored < model.n_vocab_padded else ():
         stored[name] = _with_rows(stored[name], n_stored)
         resize[name] = lambda table: jnp.pad(table, ((0, model.n_vocab_padded - n_stored), (0, 0)))
     params = weights.load_params(stored, progress)
-    for name, fn in resize.items():
-        fn = jax.jit(fn, out_shardings=abstract_params[name].sharding)
+    params = {name: params[name] for name in abstract_params}
+    for name in (name for name in resize if name in params):
+        fn = jax.jit(resize[name], out_shardings=abstract_params[name].sharding)
         params = params | {name: fn(params[name])}
     return state.replace(params=params)
 

@@ -4,6 +4,7 @@
 import bisect
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import continuation
-from gptjax.config.chat import Conversations, Preferences
+from gptjax.config.chat import Conversations, Preferences, Rankings
 from gptjax.data import conversations, epochs
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers.build import Tokenizer
@@ -96,6 +97,7 @@ class ConversationRows:
     shown. n_conversations: of both."""
 
     read = staticmethod(conversations.read)
+    split_key = staticmethod(repr)
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class ConversationRows:
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
         self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {}
         self.n_conversations: dict[str, int] = {}
-        parts = split(task, self.read)
+        parts = split(task, self.read, self.split_key)
         self.train, self.dev = (
             self.encode(parts[name], name, print_line) for name in ("train", "dev")
         )
@@ -129,6 +131,14 @@ class ConversationRows:
         for rows in (self.train, self.dev):
             hasher.update(rows.tobytes())
         return hasher.hexdigest()
+
+    def example(self) -> tuple[str, str]:
+        """Returns (the text of the first conversation, what it shows)."""
+        encoded = self.examples["train"][0][1]
+        return (
+            format_mask(self.tokenizer, encoded),
+            "the first conversation; learned is what stands in ⟦ ⟧",
+        )
 
     def summary(self) -> str:
         """Returns a line with the numbers of conversations, rows and learned tokens."""
@@ -151,17 +161,18 @@ class ConversationRows:
 
 
 def split(
-    task: Conversations | Preferences, read: Callable[[str, str], Iterator]
+    task: Conversations | Preferences | Rankings,
+    read: Callable[[str, str], Iterator],
+    key: Callable[[Any], str],
 ) -> dict[str, Any]:
     """Returns {"train": items, "dev": items}, each as read(path, form) yields them:
-    conversations.read or preferences.read. Conversations with the same text, and all answers to
-    one prompt, fall on the same side. Raises ValueError if train or dev has none."""
+    conversations.read or preferences.read. Items of the same key(item), such as all answers to one
+    prompt, fall on the same side. Raises ValueError if train or dev has none."""
     if task.dev is not None:
         return {"train": read(task.train, task.form), "dev": read(task.dev, task.form)}
     parts: dict[str, list] = {"train": [], "dev": []}
     for where, item in read(task.train, task.form):
-        text = repr(item[0][:-1] if isinstance(task, Preferences) else item)
-        number = int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+        number = int(hashlib.sha256(key(item).encode()).hexdigest()[:15], 16)
         parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, item))
     for name, part in parts.items():
         if not part:
@@ -170,6 +181,16 @@ def split(
                 "another share, or a file with task.dev"
             )
     return {name: iter(part) for name, part in parts.items()}
+
+
+def format_mask(tokenizer: Tokenizer, encoded: Encoded) -> str:
+    """Returns the text of a conversation with ⟦ ⟧ around the parts that are learned."""
+    pairs = zip(encoded.ids, encoded.learned, strict=True)
+    return "".join(
+        f"⟦{text}⟧" if is_learned else text
+        for is_learned, part in itertools.groupby(pairs, lambda pair: pair[1])
+        for text in [tokenizer.decode([i for i, _ in part])]
+    )
 
 
 def padded_batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -199,9 +220,11 @@ class SftObjective:
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
         for line in continuation.changes(self._init_weights.config.model, config.model):
             out.print(line)
-        return pretraining.load_params(
-            init_state, self._init_weights, config.model, lambda *_: None
-        )
+        return self._load_params(init_state, config.model)
+
+    def _load_params(self, init_state, model):
+        """The state with the parameters of init_weights."""
+        return pretraining.load_params(init_state, self._init_weights, model, lambda *_: None)
 
     def make_eval_fn(self, context, put_on_mesh):
         from gptjax.sharding import xla_options
@@ -259,18 +282,26 @@ class SftObjective:
         """Writes which checkpoint is the result of the run, where it is not the newest."""
         if context.processes.process_id != 0 or self._rows.task.choose == "last":
             return
-        context.checkpoints.wait()
-        saved = context.checkpoints.steps()
-        losses = {
-            record["step"]: record["validation_loss"]
-            for record in events.read(context.directory)
-            if record["step"] in saved and np.isfinite(record.get("validation_loss", np.nan))
-        }
-        if not losses:
+        if (step := best_step(context)) is None:
             return
-        step = min(losses, key=lambda step: (losses[step], step))
         atomic.save(context.directory / run_dir.CHOSEN, atomic.json_bytes({"step": step}))
-        context.out.print(
-            f"step {step:,} has the lowest loss on dev, {losses[step]:.4f}: it is read from now on"
-        )
         context.try_optional("chosen.json is not copied", context.bucket_sync.upload)
+
+
+def best_step(context) -> int | None:
+    """Returns the step of the checkpoint with the lowest loss on dev, and prints it; None if none
+    has a finite one. For process 0."""
+    context.checkpoints.wait()
+    saved = context.checkpoints.steps()
+    losses = {
+        record["step"]: record["validation_loss"]
+        for record in events.read(context.directory)
+        if record["step"] in saved and np.isfinite(record.get("validation_loss", np.nan))
+    }
+    if not losses:
+        return None
+    step = min(losses, key=lambda step: (losses[step], step))
+    context.out.print(
+        f"step {step:,} has the lowest loss on dev, {losses[step]:.4f}: it is read from now on"
+    )
+    return step

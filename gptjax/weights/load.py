@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import jax
 
 from gptjax.config import continuation, data, overrides, parse, schema
+from gptjax.config.chat import Rankings
 from gptjax.config.classification import ClassificationTask
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
@@ -135,11 +136,7 @@ class RunWeights:
         if step is None:
             self._wanted_step = run_dir.chosen_step(path)
         self._step: int | None = None  # of the parameters that were read
-        if isinstance(self._run_config.task, ClassificationTask):
-            raise ValueError(
-                f"{path} is a classifier fine-tuned on {self._run_config.name} and cannot generate "
-                "text; its predictions are in predictions/; give the pre-trained run"
-            )
+        self._check_task()
         tokenizer = build.spec_in(self._run_config.data.tokenizer, path)
         config = dataclasses.replace(
             self._run_config, data=dataclasses.replace(self._run_config.data, tokenizer=tokenizer)
@@ -156,6 +153,20 @@ class RunWeights:
                 "be changed"
             )
         self._checkpoint_reader = checkpoint.CheckpointReader(checkpoints, log)
+
+    def _check_task(self) -> None:
+        """Raises ValueError for a run that is no language model."""
+        match self._run_config.task:
+            case ClassificationTask():
+                raise ValueError(
+                    f"{self.path} is a classifier fine-tuned on {self._run_config.name} and cannot "
+                    "generate text; its predictions are in predictions/; give the pre-trained run"
+                )
+            case Rankings():
+                raise ValueError(
+                    f"{self.path} is a reward model and cannot generate text; it scores texts: "
+                    f"python -m gptjax.reward --model={self.path} --score=FILE"
+                )
 
     def description(self) -> str:
         """As Weights.description."""
