@@ -34,6 +34,10 @@ class Ranking:
         """What stands before the first answer."""
         return self.answers[0][:-1]
 
+    def prompt_text(self) -> str:
+        """Returns a text of the prompt: all answers to it are for training, or all to validate."""
+        return repr(self.prompt)
+
     def pairs(self) -> list[tuple[int, int]]:
         """Returns the indices (the better, the worse) of all answers of different ranks."""
         return [

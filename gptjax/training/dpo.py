@@ -136,7 +136,7 @@ class PreferenceRows(sft.ConversationRows):
     examples: the first prompts of both, each with its preferred answer, to be shown."""
 
     read = staticmethod(preferences.read)
-    split_key = staticmethod(lambda ranked: repr(ranked.prompt))
+    split_key = staticmethod(preferences.Ranking.prompt_text)
 
     def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
         """As ConversationRows.encode."""

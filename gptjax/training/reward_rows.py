@@ -70,7 +70,7 @@ class RewardRows(sft.ConversationRows):
     texts: rows of `pack_texts` of the texts that the scores are normalized on, or none."""
 
     read = staticmethod(preferences.read)
-    split_key = staticmethod(lambda ranking: repr(ranking.prompt))
+    split_key = staticmethod(preferences.Ranking.prompt_text)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.config.chat import Preferences
 from gptjax.config.schema import Rotary
-from gptjax.data import epochs
+from gptjax.data import epochs, preferences
 from gptjax.data.conversations import Encoded
 from gptjax.training import sft
 from gptjax.training import step as train_step
@@ -138,13 +138,13 @@ def test_an_epoch_reads_every_row_in_its_own_order():
 def test_all_answers_to_a_prompt_are_held_out_together():
     def read(path, form):
         for n in range(400):
-            answers = [f"better {n}", f"worse {n}"]
-            yield str(n), [turns(f"prompt {n % 100}", answer) for answer in answers]
+            answers = [turns(f"prompt {n % 100}", f"{word} {n}") for word in ("better", "worse")]
+            yield str(n), preferences.Ranking(answers, [0, 1], [False, False])
 
     task = Preferences(train="x", dev_fraction=0.3)
     prompts = {
-        name: {item[0][0]["content"] for _, item in part}
-        for name, part in sft.split(task, read).items()
+        name: {item.prompt[0]["content"] for _, item in part}
+        for name, part in sft.split(task, read, preferences.Ranking.prompt_text).items()
     }
     assert not prompts["train"] & prompts["dev"] and len(prompts["train"] | prompts["dev"]) == 100
     assert 15 < len(prompts["dev"]) < 45
