@@ -134,7 +134,9 @@ def test_refused_before_a_run_has_begun(name, text, tmp_path):
     usual = [
         f"data.sources=Text(path='{text}')",
         "data.validation=Tail(fraction=0.1)",
+        "model.n_layers=1",
         "train.steps=1",
+        "loop.sample_tokens=1",
     ]
     flags = [part for change in (*usual, *changes) for part in ("--set", change)]
     with pytest.raises(ValueError) as refused:

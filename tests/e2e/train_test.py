@@ -49,10 +49,11 @@ def command(corpus, run, *more):
 
 def start(corpus, run, *more):
     # A compilation cache of their own, which a run that is not killed fills: a kill may tear its
-    # entries.
+    # entries. One device.
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(corpus.parent / "compiled"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": " ".join(flags),
     }
     return subprocess.Popen(
         command(corpus, run, *more),
