@@ -24,11 +24,13 @@ from typing import Any, TypeVar
 from gptjax.config import parse
 from gptjax.config.chat_recipe import ChatRecipe
 from gptjax.config.finetuning import Finetuning
+from gptjax.config.rlhf_recipe import RlhfRecipe
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Sweep
 from gptjax.configs import chat as chat_recipes
 from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
+from gptjax.configs import rlhf as rlhf_recipes
 
 CONFIGS = {
     **small.CONFIGS,
@@ -38,11 +40,13 @@ CONFIGS = {
 FINETUNING = classification_recipes.FINETUNING  # name -> a function that returns a Finetuning
 # name -> a function that returns a ChatRecipe
 SFT, DPO, REWARD = chat_recipes.SFT, chat_recipes.DPO, chat_recipes.REWARD
-Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, Sweep)
+RLHF = rlhf_recipes.RLHF  # name -> a function that returns an RlhfRecipe
+Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, RlhfRecipe, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
     Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
     ChatRecipe: ("recipe of conversations", "gptjax.sft --config"),
+    RlhfRecipe: ("recipe of learning by sampling", "gptjax.rlhf --config"),
     Sweep: ("sweep", "gptjax.sweep --sweep"),
 }  # type of a recipe -> (what it is called, what takes it)
 
@@ -86,12 +90,23 @@ def chat_recipe(name: str, recipes: Mapping[str, Any]) -> ChatRecipe:
     """Returns the recipe with this name of `recipes`, such as SFT, or FILE.py:NAME. Raises a
     one-line ValueError if there is none.
     """
+    return _chat_recipe(name, recipes, ChatRecipe)
+
+
+def _chat_recipe(name: str, recipes: Mapping[str, Any], kind: type) -> Any:
+    """The recipe with this name of `recipes`, or in a file."""
     if is_in_file(name):
-        return _read_from_file(name, ChatRecipe)
+        return _read_from_file(name, kind)
     if name not in recipes:
         hint = _suggest(name, list(recipes))
         raise ValueError(f"no recipe of this program is called {parse.quote(name)}; {hint}")
     return recipes[name]()
+
+
+def rlhf_recipe(name: str) -> RlhfRecipe:
+    """Returns the recipe of RLHF with this name, or FILE.py:NAME. Raises a one-line ValueError if
+    there is none."""
+    return _chat_recipe(name, RLHF, RlhfRecipe)
 
 
 def sweep(name: str) -> Sweep:

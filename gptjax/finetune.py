@@ -247,6 +247,11 @@ class ClassificationObjective:
             params=jax.jit(transfer_params, donate_argnums=0)(init_state.params, pretrained.params)
         )
 
+    def make_program(self, context, put_on_mesh):
+        from gptjax.training import one_run
+
+        return one_run.OneRun(context, put_on_mesh)
+
     def make_eval_fn(self, context, put_on_mesh):
         import jax
         from jax.sharding import NamedSharding, PartitionSpec

@@ -39,6 +39,7 @@ from gptjax.config.positions import (
     Yarn,
 )
 from gptjax.config.record import MAX_ROWS, Bounds, Fraction, Positive, Rows, Seed, Steps, record
+from gptjax.config.rlhf import Rlhf
 
 Tokens = Annotated[int, Bounds(1, 10**18)]
 WarmUp = Annotated[int, Bounds(0, 10**18)]
@@ -216,9 +217,9 @@ class Config:
     """Logging, evaluation, checkpoints and samples."""
     seed: Seed = 0
     """Of the initial parameters, the order of the data and dropout."""
-    task: ClassificationTask | Conversations | Preferences | Rankings | None = None
-    """Supervised task of a fine-tuning: a row is then an example, padded to n_ctx, one or more
-    conversations, a pair of answers, or ranked completions. None: language modeling."""
+    task: ClassificationTask | Conversations | Preferences | Rankings | Rlhf | None = None
+    """Task of a fine-tuning: a row is then an example, padded to n_ctx, one or more conversations,
+    a pair of answers, ranked completions, or a prompt. None: language modeling."""
 
     def __post_init__(self):
         if (

@@ -100,10 +100,10 @@ class Dataset:
         """Returns row `number` of the run as int32 of shape (n_ctx + 1,): tokens 0..n_ctx-1 are the
         inputs, 1..n_ctx the targets."""
         out = np.empty(self._config.model.n_ctx + 1, np.int32)
-        self._fill(number, out)
+        self.fill(number, out)
         return out
 
-    def _fill(self, number: int, out: np.ndarray) -> None:
+    def fill(self, number: int, out: np.ndarray) -> None:
         """Writes row `number` of the run into `out`. Raises ValueError, with file and position, if
         it has an id that is not in the vocabulary."""
         source, source_row = self._mixture(number)
@@ -136,7 +136,7 @@ class Dataset:
             first_step,
             local_rows,
             self._config.model.n_ctx + 1,
-            self._fill,
+            self.fill,
         )
 
     def summary(self) -> str:

@@ -28,6 +28,11 @@ class Objective(Protocol):
         jax.set_mesh(mesh)."""
         ...
 
+    def make_program(self, context: "TrainContext", put_on_mesh: Callable) -> "Program":
+        """Returns the compiled functions of a run. put_on_mesh(array, letters, n_rows): places a
+        host array on the mesh (sharding.rules.put_on_mesh)."""
+        ...
+
     def make_eval_fn(
         self, context: "TrainContext", put_on_mesh: Callable
     ) -> Callable[[Any], dict[str, float]]:

@@ -11,10 +11,10 @@ import numpy as np
 from gptjax.config import count
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.chat import Conversations, Preferences, Rankings
+from gptjax.config.rlhf import Rlhf
 from gptjax.training import resume
 from gptjax.training.context import Objective, Program, TrainContext
-from gptjax.training.microbatches import microbatch_limit, sequences_per_row
-from gptjax.training.one_run import OneRun
+from gptjax.training.microbatches import microbatch_limit, row_tokens, sequences_per_row
 from gptjax.training.open_run import open_run
 
 # "finished": every step was taken; "stopped": by a signal, with a checkpoint; "gave up": too many
@@ -108,16 +108,17 @@ def train_loop(context: TrainContext) -> int:
     def put_on_mesh(rows, letters, n_rows=None):
         return rules.put_on_mesh(rows, letters, table, context.mesh, n_rows)
 
-    loop = TrainLoop([context], OneRun(context, put_on_mesh), context.resume_point.state)
+    program = context.objective.make_program(context, put_on_mesh)
+    loop = TrainLoop([context], program, context.resume_point.state)
     outcome = loop.run()
     if outcome == "finished":
         context.out.print(
             f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints"
         )
         match context.config.task:
-            case None:
+            case None | Rlhf(text="plain"):
                 context.out.print(f"python -m gptjax.sample --model={context.directory}")
-            case Conversations() | Preferences():
+            case Conversations() | Preferences() | Rlhf(text="chat"):
                 context.out.print(f"python -m gptjax.chat --model={context.directory}")
             case Rankings():
                 context.out.print(
@@ -245,8 +246,8 @@ class TrainLoop:
         end_time = self._pending[2] or time.perf_counter()
         self._pending, seconds, self._clock = None, end_time - self._clock, end_time
         if self._schedule.max_rows == self._first.microbatch_rows:
-            del columns["noise_scale"]  # its estimate needs gradients of two batch sizes
-        speed = self._schedule.rows(step - 1) * config.model.n_ctx / seconds  # of each run
+            columns.pop("noise_scale", None)  # its estimate needs gradients of two batch sizes
+        speed = self._schedule.rows(step - 1) * row_tokens(config) / seconds  # of each run
         shared = {"tokens": self._schedule.tokens(step), "seconds": seconds, "tokens_per_s": speed}
         flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
         mfu = metrics.mfu(flops, speed * len(self._contexts), self._first.mesh.devices.ravel())

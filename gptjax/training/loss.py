@@ -121,22 +121,48 @@ def token_nll(
     """Returns -log p(target) of every token, float32 (B, T), in the chunks of `cross_entropy`. It
     has no gradient: of a weighted sum, take that of `cross_entropy`."""
 
-    def nll_shard(x_BTD, token_VD, targets_BT):
+    def values(vocab, y_BTV, targets_BT):
+        return vocab.logsumexp(y_BTV) - vocab.target_logit(y_BTV, targets_BT)
+
+    return _token_values(values, x_BTD, token_VD, targets_BT, n_vocab, sharding, softcap)
+
+
+@shaped
+def token_entropy(
+    x_BTD,
+    token_VD,
+    n_vocab: int,
+    sharding: rules.Sharding = rules.UNSHARDED,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Returns the entropy (nats) of the distribution after every token, float32 (B, T), in the
+    chunks of `cross_entropy`. It has no gradient."""
+
+    def values(vocab, y_BTV, targets_BT):
+        return vocab.entropy(y_BTV)
+
+    no_targets_BT = jnp.zeros(x_BTD.shape[:2], jnp.int32)
+    return _token_values(values, x_BTD, token_VD, no_targets_BT, n_vocab, sharding, softcap)
+
+
+def _token_values(values, x_BTD, token_VD, targets_BT, n_vocab, sharding, softcap):
+    """values(VocabShard, logits, targets) -> (B, T) of every token, in chunks."""
+
+    def shard(x_BTD, token_VD, targets_BT):
         vocab = VocabShard(n_vocab, softcap, sharding.axes("V"), token_VD)
 
         def chunk(x_BTD, targets_BT):
-            y_BTV = vocab.logits(x_BTD)
-            nll_BT = vocab.logsumexp(y_BTV) - vocab.target_logit(y_BTV, targets_BT)
-            return jnp.float32(0), nll_BT[..., None]
+            values_BT = values(vocab, vocab.logits(x_BTD), targets_BT)
+            return jnp.float32(0), values_BT[..., None]
 
-        _, nll_BT1 = _scan_chunks(token_VD.shape[0], jnp.float32(0), (x_BTD, targets_BT), chunk)
-        assert nll_BT1 is not None
-        return nll_BT1[..., 0]
+        _, values_BT1 = _scan_chunks(token_VD.shape[0], jnp.float32(0), (x_BTD, targets_BT), chunk)
+        assert values_BT1 is not None
+        return values_BT1[..., 0]
 
     arrays = jax.lax.stop_gradient((x_BTD, token_VD.astype(x_BTD.dtype), targets_BT))
     rows = sharding.spec("BT", targets_BT.shape)
     specs = (sharding.spec("BTD", x_BTD.shape), sharding.spec("V1", token_VD.shape), rows)
-    return sharding.shard_map(nll_shard, specs, rows)(*arrays)
+    return sharding.shard_map(shard, specs, rows)(*arrays)
 
 
 def _in_specs(sharding, x_BTD, token_VD, targets_BT, weights_BT):
@@ -187,6 +213,14 @@ class VocabShard:
         """Returns the logit of the target, (B, T)."""
         y_BT = jnp.sum(jnp.where(self.one_hot(targets_BT) > 0, y_BTV, 0), axis=-1)
         return jax.lax.psum(y_BT, self.axes)
+
+    def entropy(self, y_BTV):
+        """Returns the entropy over the whole vocabulary, (B, T), nats."""
+        norm_BT = self.logsumexp(y_BTV)
+        log_p_BTV = y_BTV - norm_BT[..., None]
+        # Columns of padding are minus infinity, and have no part in it.
+        parts_BTV = jnp.where(jnp.isfinite(y_BTV), -jnp.exp(log_p_BTV) * log_p_BTV, 0)
+        return jax.lax.psum(jnp.sum(parts_BTV, axis=-1), self.axes)
 
     def logsumexp(self, y_BTV):
         """Returns the logsumexp over the whole vocabulary, (B, T), reduced over devices."""

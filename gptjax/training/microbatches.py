@@ -5,6 +5,7 @@ from typing import Any
 from gptjax.config import count
 from gptjax.config.chat import Preferences, Rankings
 from gptjax.config.classification import ClassificationTask
+from gptjax.config.rlhf import Rlhf
 from gptjax.config.schema import Config
 
 # Upper bound of a microbatch on CPU, in tokens. Larger ones are no faster there, and the progress
@@ -50,6 +51,14 @@ def free_device_memory(config: Config, mesh: Any) -> int:
     return count.activation_budget(
         config.model, stats["bytes_limit"], stats["bytes_in_use"], n_shards
     )
+
+
+def row_tokens(config: Config) -> int:
+    """Returns the number of tokens of a row of a batch."""
+    match config.task:
+        case Rlhf(row_tokens=n):
+            return n
+    return config.model.n_ctx
 
 
 def sequences_per_row(config: Config) -> int:

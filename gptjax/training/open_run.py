@@ -46,12 +46,13 @@ class OpenRun:
     ) -> resume.ResumePoint:
         """Returns the resume point of a run that continues, from its newest intact checkpoint.
         shards: number of devices with rows of their own."""
-        from gptjax.training import state
-
-        config = self.request.config
-        abstract_state = state.abstract_state(config, train_step.model, train_step.tx, mesh)
         return resume.restore_run(
-            self.request, self.checkpoints, abstract_state, dataset, shards, processes
+            self.request,
+            self.checkpoints,
+            train_step.abstract_state(mesh),
+            dataset,
+            shards,
+            processes,
         )
 
     def begin_record(self, resume_point: resume.ResumePoint, dataset: Any, processes: Any) -> None:

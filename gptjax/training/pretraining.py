@@ -45,6 +45,11 @@ class PretrainingObjective:
             out.print(f"  {line}")
         return init_state
 
+    def make_program(self, context, put_on_mesh):
+        from gptjax.training import one_run
+
+        return one_run.OneRun(context, put_on_mesh)
+
     def make_eval_fn(self, context, put_on_mesh):
         import jax
 
@@ -74,19 +79,28 @@ class PretrainingObjective:
 def load_params(
     state: Any, weights: Any, model: Model, progress: Callable[[float, str], None]
 ) -> Any:
-    """Returns the state with the parameters of a weights.load.Weights, sharded as those of the
-    state were; learned positions are extended or cut to those of `model`, tables of tokens get rows
-    of zeros, and an output table that `model` lacks is left out. progress(fraction, name of the
-    leaf) is called for each leaf."""
+    """Returns the state with the parameters that `read_params` returns, sharded as its own were."""
     import jax
-    import jax.numpy as jnp
-
-    from gptjax.model import embedding
 
     abstract_params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
     jax.tree.map(lambda x: x.delete(), state.params)  # makes room for those that come
+    return state.replace(params=read_params(abstract_params, weights, model, progress))
+
+
+def read_params(
+    abstract_params: Any, weights: Any, model: Model, progress: Callable[[float, str], None]
+) -> Any:
+    """Returns the parameters of a weights.load.Weights, sharded as abstract_params, a tree of
+    ShapeDtypeStructs; learned positions are extended or cut to those of `model`, tables of tokens
+    get rows of zeros, and an output table that `model` lacks is left out. progress(fraction, name
+    of the leaf) is called for each leaf."""
+    import jax
+    import jax.numpy as jnp
+
+    from gptjax.model import embedding
+
     stored, resize = dict(abstract_params), {}
     if "position_TD" in stored and weights.config.model.n_ctx != model.n_ctx:
         stored["position_TD"] = _with_rows(stored["position_TD"], weights.config.model.n_ctx)
@@ -104,7 +118,7 @@ def load_params(
     for name in (name for name in resize if name in params):
         fn = jax.jit(resize[name], out_shardings=abstract_params[name].sharding)
         params = params | {name: fn(params[name])}
-    return state.replace(params=params)
+    return params
 
 
 def _with_rows(table: Any, n_rows: int) -> Any:

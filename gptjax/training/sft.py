@@ -226,6 +226,11 @@ class SftObjective:
         """The state with the parameters of init_weights."""
         return pretraining.load_params(init_state, self._init_weights, model, lambda *_: None)
 
+    def make_program(self, context, put_on_mesh):
+        from gptjax.training import one_run
+
+        return one_run.OneRun(context, put_on_mesh)
+
     def make_eval_fn(self, context, put_on_mesh):
         from gptjax.sharding import xla_options
 

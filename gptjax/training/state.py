@@ -35,14 +35,18 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step; the parameters are drawn from config.seed. Pure:
     call it in jit with out_shardings, or in eval_shape."""
-    # One token is enough for the shapes, and too few to place on a mesh.
-    params = model.clone(sharding=rules.UNSHARDED).init(
-        jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32)
-    )["params"]
+    params = init_params(model, config.seed)
     # Distinct arrays: the step donates them, and one buffer cannot be donated twice.
     counts = {k: jnp.zeros((), jnp.int32) for k in ("step", "rows", "skipped", "skipped_in_row")}
     noise = {k: jnp.zeros((), jnp.float32) for k in ("noise_g2", "noise_tr")}
     return TrainState(params=params, opt_state=tx.init(params), **counts, **noise)
+
+
+def init_params(model: gpt.GPT, seed: int) -> Any:
+    """Returns the parameters of a model, drawn from the seed."""
+    # One token is enough for the shapes, and too few to place on a mesh.
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    return model.clone(sharding=rules.UNSHARDED).init(jax.random.key(seed), tokens_BT)["params"]
 
 
 def abstract_state(
@@ -50,12 +54,13 @@ def abstract_state(
 ) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state as jax.ShapeDtypeStructs; nothing is
     allocated."""
-    return _abstract(lambda: init_state(config, model, tx), config, mesh)
+    return abstract(lambda: init_state(config, model, tx), config, mesh)
 
 
-def _abstract(
+def abstract(
     init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
 ) -> TrainState:
+    """`abstract_state` of the state that init() returns."""
     shapes = jax.eval_shape(init)
     shardings = rules.shardings(shapes, rules.for_config(config, mesh), mesh)
     return jax.tree.map(
@@ -68,8 +73,12 @@ def init_sharded(
 ) -> TrainState:
     """Returns the state before the first step, each leaf created on the devices that hold it."""
 
-    def init():  # one function for both calls below, for which jax traces it once
-        return init_state(config, model, tx)
+    return create(lambda: init_state(config, model, tx), config, mesh)
 
-    shardings = jax.tree.map(lambda x: x.sharding, _abstract(init, config, mesh))
+
+def create(
+    init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """`init_sharded` of the state that init() returns, which jax traces once."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract(init, config, mesh))
     return jax.jit(init, out_shardings=shardings)()

@@ -14,7 +14,7 @@ from gptjax.config import count, schema
 from gptjax.model import experts, gpt
 from gptjax.model.attention import context_parallel, dispatch
 from gptjax.sharding import rules
-from gptjax.training import loss, optimizer, schedule
+from gptjax.training import loss, optimizer, schedule, state
 from gptjax.training.state import TrainState
 
 NOISE_DECAY = 0.99  # of the running means behind the gradient noise scale
@@ -121,6 +121,10 @@ class TrainStep:
         mean_loss, router = self._nll(params, tokens_BT, weights_BT, dropout_key)
         total = mean_loss + experts.loss(self.config.model.mlp, router)
         return total, LossParts(mean_loss, jnp.float32(1), router)
+
+    def abstract_state(self, mesh: jax.sharding.Mesh) -> TrainState:
+        """Returns state.abstract_state of the state that this step takes."""
+        return state.abstract_state(self.config, self.model, self.tx, mesh)
 
     def statistics_names(self) -> list[str]:
         """The names of the statistics of a microbatch's LossParts."""

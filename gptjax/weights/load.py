@@ -18,6 +18,7 @@ import jax
 from gptjax.config import continuation, data, overrides, parse, schema
 from gptjax.config.chat import Rankings
 from gptjax.config.classification import ClassificationTask
+from gptjax.config.rlhf import Rlhf
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import run_dir
@@ -211,8 +212,13 @@ class RunWeights:
     ) -> Any:
         """As Weights.load_params."""
         steps = None if self._wanted_step is None else [self._wanted_step]
+        match self._run_config.task:
+            case Rlhf(ema=float()):
+                name = "ema"
+            case _:
+                name = "params"
         restored = self._checkpoint_reader.restore(
-            {"params": abstract_params}, prefix="params/", steps=steps
+            {name: abstract_params}, prefix=f"{name}/", steps=steps
         )
         if restored is None:
             raise ValueError(
@@ -222,7 +228,7 @@ class RunWeights:
         self._step, params, metadata = restored
         self._check_config(metadata)
         advance(1.0, "params")
-        return params["params"]
+        return params[name]
 
 
 class FolderWeights:

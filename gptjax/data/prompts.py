@@ -1,0 +1,129 @@
+"""Prompts from files, as token ids: what a policy answers."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gptjax.config import parse, rlhf
+from gptjax.data import conversations
+from gptjax.data.conversations import Message, Template
+from gptjax.data.tokenizers.build import Tokenizer
+
+FORMS = "prompt: a text or a list of messages; messages: a list of messages"
+
+
+def read(path: str, text: str) -> Iterator[tuple[str, str | list[Message]]]:
+    """Yields (where it stands, prompt) for each line or row of the .jsonl and .parquet files that
+    `path` names: a text if `text` is "plain", else messages of which the last is the user's.
+
+    Raises ValueError, in one line, for a file that is missing or damaged and for a line that has no
+    prompt."""
+    for where, row in conversations.read_rows(path):
+        if "prompt" in row:
+            value = row["prompt"]
+        elif "messages" in row:
+            value = row["messages"]
+        else:
+            raise ValueError(
+                f"{where} has {', '.join(row) or 'nothing'}, which is no form of prompts ({FORMS})"
+            )
+        if text == "plain":
+            yield where, conversations.text(where, "prompt", value)
+            continue
+        messages = conversations.turn(where, "prompt", value, "user")
+        yield where, messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+
+
+def encode(
+    prompt: str | list[Message], task: rlhf.Rlhf, tokenizer: Tokenizer, template: Template | None
+) -> list[int]:
+    """Returns the ids of a prompt, at most task.prompt_tokens. Raises conversations.Unusable for
+    one that is empty, too long, or no conversation."""
+    if isinstance(prompt, str):
+        prefix, ids = tokenizer.text_prefix, tokenizer.encode(prompt)
+        n_kept = max(1, task.prompt_tokens - len(prefix))
+        ids = [*prefix, *(ids[-n_kept:] if task.too_long == "truncate" else ids)]
+    else:
+        assert template is not None
+        # An answer follows, with which it must be a conversation.
+        conversations.check([*prompt, {"role": "assistant", "content": "."}])
+        ids = template.encode(prompt, add_generation_prompt=True)
+    if not ids:
+        raise conversations.Unusable("empty")
+    if len(ids) > task.prompt_tokens:
+        raise conversations.Unusable(f"longer than task.prompt_tokens={task.prompt_tokens:,}")
+    return ids
+
+
+class PromptRows:
+    """The prompts of a task, read, split into train and dev and encoded. A data.epochs.TaskRows.
+
+    train, dev: int32 (prompts, 1 + task.prompt_tokens), the length of a prompt and its ids, then
+    zeros."""
+
+    def __init__(
+        self,
+        task: rlhf.Rlhf,
+        tokenizer: Tokenizer,
+        template: Template | None,
+        print_line: Callable[[str], None],
+    ):
+        """Raises ValueError, in one line, for anything wrong with the data."""
+        self.task, self.tokenizer, self.template = task, tokenizer, template
+        self.train, self.dev = (
+            self._encode(items, name, print_line) for name, items in _split(task).items()
+        )
+
+    def _encode(self, items: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
+        rows, notes = [], conversations.Notes()
+        for where, prompt in items:
+            try:
+                ids = encode(prompt, self.task, self.tokenizer, self.template)
+            except ValueError as error:  # of the prompt, or of the template
+                notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
+                continue
+            rows.append([len(ids), *ids, *[0] * (self.task.prompt_tokens - len(ids))])
+        notes.print(name, "prompt", print_line)
+        if not rows:
+            raise ValueError(f"{name}: no prompt is left{notes.reasons()}")
+        return np.array(rows, np.int32)
+
+    def digest(self) -> str:
+        """Returns a digest of all rows and of the tokenizer."""
+        hasher = hashlib.sha256(self.tokenizer.digest.encode())
+        for rows in (self.train, self.dev):
+            hasher.update(rows.tobytes())
+        return hasher.hexdigest()
+
+    def summary(self) -> str:
+        """Returns a line with the numbers of prompts."""
+        return f"{len(self.train):,} prompts, {len(self.dev):,} to validate on"
+
+    def description(self) -> dict[str, Any]:
+        """Returns what data.json records of the data."""
+        return {
+            "task": repr(self.task),
+            "tokenizer": self.tokenizer.digest,
+            "digest": self.digest(),
+            "summary": self.summary(),
+        }
+
+
+def _split(task: rlhf.Rlhf) -> dict[str, Iterator]:
+    """{"train": prompts, "dev": prompts}, each as `read` yields them; equal prompts fall on the
+    same side."""
+    if task.dev is not None:
+        return {"train": read(task.prompts, task.text), "dev": read(task.dev, task.text)}
+    parts: dict[str, list] = {"train": [], "dev": []}
+    for where, prompt in read(task.prompts, task.text):
+        number = int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:15], 16)
+        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, prompt))
+    for name, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"task.dev_fraction={task.dev_fraction} leaves none for {name}: give another "
+                "share, or a file with task.dev"
+            )
+    return {name: iter(part) for name, part in parts.items()}

@@ -1,0 +1,1 @@
+"""Learning from a reward by sampling: PPO, PPO-ptx, GRPO and RLOO."""

@@ -1,0 +1,119 @@
+"""The objective of learning from a reward by sampling, for the training loop."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config import parse, rlhf
+from gptjax.config.schema import Config
+from gptjax.data import open_dataset
+from gptjax.data.prompts import PromptRows
+from gptjax.sharding import rules, trees
+from gptjax.training import pretraining, state, step
+from gptjax.training.rlhf import dataset, program, rewards
+from gptjax.training.rlhf.step import RlhfStep
+
+N_SAMPLES = 3  # shown
+
+
+class RlhfObjective:
+    """Learning by sampling; the reference is the model of init_weights. A
+    training.context.Objective."""
+
+    def __init__(self, init_weights: Any, prompts: PromptRows, end_token: int | None):
+        """init_weights: a weights.load.Weights. end_token: id of the token that ends an answer."""
+        self._init_weights, self._prompts, self._end_token = init_weights, prompts, end_token
+
+    def open_dataset(self, config, directory, log):
+        self._run_dir, task = Path(directory).parent, config.task
+        text = None if task.ptx is None else open_dataset.open_dataset(config, directory, log)
+        return dataset.RlhfDataset(self._prompts, config.seed, {}, text, config.model.n_ctx + 1)
+
+    def build_step(self, config, platform, mesh, dataset):
+        """Reads the reference and the reward as well. ValueError if a run goes on and they are not
+        those that it began with."""
+        base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
+        abstract = base.abstract_state(mesh).params
+        with jax.set_mesh(mesh):
+            self._reference = pretraining.read_params(
+                abstract, self._init_weights, config.model, lambda *_: None
+            )
+        self._reward = self._open_reward(config, mesh)
+        digests = {"reference": _digest(self._reference), "reward": self._reward.digest}
+        self._check_digests(digests, config)
+        dataset.digests = digests
+        value_model = None
+        match config.task.advantage:
+            case rlhf.Gae(value=rlhf.SeparateValue()):
+                value_model = self._reward.model or base.model
+        return RlhfStep(base.config, base.model, base.tx, base.end_of_text, value_model)
+
+    def _open_reward(self, config: Config, mesh: Any) -> rewards.Reward:
+        assert isinstance(config.task, rlhf.Rlhf)
+        tokenizer = self._prompts.tokenizer
+        match config.task.reward:
+            case rlhf.PythonFunction() as spec:
+                table = rules.PRESETS[config.mesh.sharding].activations
+
+                def put_rows(x_B: np.ndarray) -> jax.Array:
+                    return rules.put_on_mesh(x_B, "B", table, mesh)
+
+                return rewards.load_function(spec, tokenizer, self._end_token, put_rows)
+            case rlhf.RewardModel(path=path):
+                from gptjax.training.rlhf import model_reward
+
+                return model_reward.load_model(path, config.task, tokenizer, mesh)
+
+    def _check_digests(self, digests: dict[str, str], config: Config) -> None:
+        file = self._run_dir / "data.json"
+        if not file.is_file():
+            return
+        record = parse.read_json(file)
+        for name, digest in digests.items():
+            if record.get(name, digest) != digest:
+                raise ValueError(
+                    f"the {name} of {self._run_dir} has changed since the run began: give back "
+                    "what it was, or another --run_dir"
+                )
+
+    def init_state(self, config, step, mesh, dataset, out):
+        out.print(f"the reward: {self._reward.description()}")
+        base = state.create(step.init_state, config, mesh)
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        params, value = copy(self._reference), base.value
+        match config.task.advantage:
+            case rlhf.Gae(value=rlhf.SeparateValue()) if self._reward.params is not None:
+                value = copy(self._reward.params)  # head included, as in InstructGPT
+            case rlhf.Gae(value=rlhf.SeparateValue()):
+                value = base.value | params
+                value = copy(value)
+        ema = None if base.ema is None else copy(params)
+        return base.replace(params=params, value=value, ema=ema)
+
+    def make_program(self, context, put_on_mesh):
+        self._program = program.RlhfProgram(
+            context, put_on_mesh, self._reference, self._reward, self._end_token
+        )
+        return self._program
+
+    def generate_samples(self, context, state, step, is_last):
+        with jax.transfer_guard("allow"):
+            result = state if state.ema is None else state.replace(params=state.ema)
+            answers, statistics, n = self._program.dev_answers(result)
+            rows, masks = jax.device_get((answers.tokens_BT, answers.mask_BT))
+        texts = []
+        for row, mask, score in zip(rows[:n], masks, statistics["score"], strict=False):
+            stop = int(np.flatnonzero(mask)[-1]) + 2
+            texts.append(f"{self._prompts.tokenizer.decode(row[:stop].tolist())}\n[{score:.3f}]")
+        return texts[:N_SAMPLES]
+
+
+def _digest(params: Any) -> str:
+    """Sixteen hexadecimal digits of parameters, the same on any mesh."""
+    text = json.dumps(trees.digests(params), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""What scores answers: a reward model, or a Python function."""
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from gptjax.config import parse, rlhf
+from gptjax.data.tokenizers.build import Tokenizer
+from gptjax.model import gpt
+from gptjax.training.rlhf.rollout import Rollout
+
+
+class Reward(Protocol):
+    """Scores the answers of a rollout.
+
+    digest: of what computes the scores; a run that goes on must find the same. model, params: the
+    model.gpt.GPT of a reward model and its parameters with a scalar head; None of a function."""
+
+    digest: str
+    model: gpt.GPT | None
+    params: Any
+
+    def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
+        """Returns the score of each answer, float32 (B,), of its first lengths_B tokens. Raises
+        ValueError, in one line, if there is none."""
+        ...
+
+    def description(self) -> str:
+        """Describes the reward for display."""
+        ...
+
+
+@dataclasses.dataclass
+class FunctionReward:
+    """The reward of a Python function. name: MODULE:FUNCTION. put_rows: places a host array (B,) on
+    the mesh as the rows of a batch."""
+
+    name: str
+    function: Callable[[list[str], list[str]], Sequence[float]]
+    tokenizer: Tokenizer
+    stop: int | None
+    digest: str
+    put_rows: Callable[[np.ndarray], jax.Array]
+    model: None = None
+    params: None = None
+
+    def description(self) -> str:
+        """As Reward.description."""
+        return f"the function {self.name}"
+
+    def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
+        """As Reward.__call__."""
+        rows, firsts, lengths = _on_host((rollout.tokens_BT, rollout.first_B, lengths_B))
+        prompts, answers = [], []
+        for row, first, n in zip(rows.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
+            ids = row[first : first + n]
+            if ids and ids[-1] == self.stop:
+                del ids[-1]
+            prompts.append(self.tokenizer.decode(row[:first]))
+            answers.append(self.tokenizer.decode(ids))
+        return self.put_rows(self._checked(prompts, answers))
+
+    def _checked(self, prompts: list[str], answers: list[str]) -> np.ndarray:
+        """The function's values, as float32. ValueError for what is no number."""
+        try:
+            values = list(self.function(prompts, answers))
+        except Exception as error:
+            raise ValueError(
+                f"task.reward: {self.name} raised {type(error).__name__}"
+                f"{parse.one_line(f': {error}', 200) if str(error) else ''}; the last checkpoint "
+                "is good, and the same command continues from it"
+            ) from error
+        if len(values) != len(answers):
+            raise ValueError(
+                f"task.reward: {self.name} returned {len(values)} values for {len(answers)} "
+                "answers: it must return one number for each"
+            )
+        for value, answer in zip(values, answers, strict=True):
+            try:
+                is_number = math.isfinite(value)
+            except TypeError:
+                is_number = False
+            if not is_number:
+                raise ValueError(
+                    f"task.reward: {self.name} returned {parse.quote(value)} for the answer "
+                    f"{parse.quote(answer)}: it must return finite numbers; the last checkpoint is "
+                    "good, and the same command continues from it"
+                )
+        return np.array([float(value) for value in values], np.float32)
+
+
+def load_function(
+    spec: rlhf.PythonFunction,
+    tokenizer: Tokenizer,
+    stop: int | None,
+    put_rows: Callable[[np.ndarray], jax.Array],
+) -> FunctionReward:
+    """Returns the reward of a function, imported as from the working directory; its digest is that
+    of its module's source. Raises ValueError, in one line, if there is no such function."""
+    module_name, _, name = spec.name.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"task.reward.name={parse.quote(spec.name)}: give MODULE:FUNCTION")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"task.reward.name={spec.name}: {module_name} cannot be imported "
+            f"({type(error).__name__}: {parse.one_line(str(error), 200)})"
+        ) from error
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(
+            f"task.reward.name={spec.name}: {module_name} has no function {parse.quote(name)}"
+        )
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):
+        source = ""
+    digest = hashlib.sha256(f"{spec.name}\n{source}".encode()).hexdigest()
+    return FunctionReward(spec.name, function, tokenizer, stop, digest, put_rows)
+
+
+def _on_host(tree: Any) -> Any:
+    """The values of arrays, which may be spread over processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
