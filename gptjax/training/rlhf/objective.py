@@ -37,6 +37,12 @@ class RlhfObjective:
     def build_step(self, config, platform, mesh, dataset):
         """Reads the reference and the reward as well. ValueError if a run goes on and they are not
         those that it began with."""
+        n_parts = mesh.shape["tensor"] * mesh.shape["context"]
+        if config.task.row_tokens % n_parts:
+            raise ValueError(
+                f"task.prompt_tokens + task.answer_tokens = {config.task.row_tokens:,} does not "
+                f"divide over the {n_parts} devices of mesh.tensor x mesh.context: choose others"
+            )
         base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
         abstract = base.abstract_state(mesh).params
         with jax.set_mesh(mesh):

@@ -27,8 +27,8 @@ class Rollout(flax.struct.PyTreeNode):
 
     @property
     def mask_BT(self) -> jax.Array:
-        """float32 (B, T - 1), 1 at the predictions of the tokens of the answer."""
-        t_1T = jnp.arange(self.tokens_BT.shape[1] - 1)[None] + 1
+        """float32 (B, T), 1 at the predictions of the tokens of the answer: each a place before."""
+        t_1T = jnp.arange(self.tokens_BT.shape[1])[None] + 1
         first_B1, n_B1 = self.first_B[:, None], self.n_B[:, None]
         return ((t_1T >= first_B1) & (t_1T < first_B1 + n_B1)).astype(jnp.float32)
 

@@ -37,8 +37,8 @@ class RlhfState(state.TrainState):
 class Answers(flax.struct.PyTreeNode):
     """The answers of rollouts and what the models say of their tokens, rows (N, ...) of a batch.
 
-    tokens_BT as in Rollout; all others are of its T - 1 predictions, float32, and count where
-    mask_BT is 1. log_probs_BT, reference_BT: log p of the tokens under the policy that sampled them
+    tokens_BT as in Rollout; all others are of the predictions of the next token, float32, and
+    count where mask_BT is 1. log_probs_BT, reference_BT: log p of the tokens under the policy that sampled them
     and under the reference (nats); values_BT: of the value function, before each token;
     scores_B: of the whole answers."""
 
@@ -57,7 +57,7 @@ class Answers(flax.struct.PyTreeNode):
 
 
 class Minibatch(flax.struct.PyTreeNode):
-    """Answers with what their tokens are learned by (B, T - 1): advantages, returns of the value
+    """Answers with what their tokens are learned by (B, T): advantages, returns of the value
     function, and weights of the tokens in the mean over the minibatch."""
 
     answers: Answers
@@ -116,17 +116,16 @@ class RlhfStep(step.TrainStep):
     # --- what the models say of a rollout ---------------------------------------------------------
 
     def states_and_log_probs(self, params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
-        """Returns (the states of the last layer (B, T - 1, D), log p of the tokens of the answers
-        (B, T - 1), 0 elsewhere)."""
-        inputs_BT, targets_BT = rollout.tokens_BT[:, :-1], rollout.tokens_BT[:, 1:]
-        x_BTD, _ = self.hidden_states(params, inputs_BT, None, None, None)
-        log_probs_BT = self._log_probs(params, self._scale(x_BTD), targets_BT)
+        """Returns (the states of the last layer (B, T, D), log p of the tokens of the answers
+        (B, T), 0 elsewhere)."""
+        x_BTD, _ = self.hidden_states(params, rollout.tokens_BT, None, None, None)
+        log_probs_BT = self._log_probs(params, self._scale(x_BTD), next_tokens(rollout.tokens_BT))
         return x_BTD, jnp.where(rollout.mask_BT > 0, log_probs_BT, 0)
 
     def details(
         self, params, value, x_BTD, rollout: Rollout, log_probs_BT
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns (the value before each token of the answers (B, T - 1), 0 elsewhere; for each row
+        """Returns (the value before each token of the answers (B, T), 0 elsewhere; for each row
         (B,) the policy's entropy and |log p of the sampler - log p of `states_and_log_probs`|, sums
         over the tokens of its answer)."""
         model, mask_BT = self.config.model, rollout.mask_BT
@@ -139,7 +138,7 @@ class RlhfStep(step.TrainStep):
         )
         values_BT = jnp.zeros_like(mask_BT)
         if value is not None:
-            values_BT = self._values(value, x_BTD, rollout.tokens_BT[:, :-1])
+            values_BT = self._values(value, x_BTD, rollout.tokens_BT)
         S = self.task.answer_tokens
         at_BS = jnp.arange(S)[None] + rollout.first_B[:, None] - 1
         gap_BS = jnp.abs(jnp.take_along_axis(log_probs_BT, at_BS, axis=1) - rollout.log_probs_BS)
@@ -230,7 +229,7 @@ class RlhfStep(step.TrainStep):
         The loss of the policy is a function of log p of each token; its gradient is that of a
         weighted sum of log p, with its slopes as weights, so that no logits are kept."""
         answers, task = part.answers, self.task
-        inputs_BT, targets_BT = answers.tokens_BT[:, :-1], answers.tokens_BT[:, 1:]
+        inputs_BT, targets_BT = answers.tokens_BT, next_tokens(answers.tokens_BT)
         x_BTD, router = self.hidden_states(nets["policy"], inputs_BT, None, None, None)
         scaled_BTD = self._scale(x_BTD)
         log_probs_BT = self._log_probs(nets["policy"], scaled_BTD, targets_BT)
@@ -375,8 +374,13 @@ class RlhfStep(step.TrainStep):
         return s, {"rows": s.rows, "skipped": s.skipped, "skipped_in_row": s.skipped_in_row}
 
 
+def next_tokens(tokens_BT: jax.Array) -> jax.Array:
+    """Returns the token after each; 0 after the last, which no mask counts."""
+    return jnp.pad(tokens_BT[:, 1:], ((0, 0), (0, 1)))
+
+
 def token_rewards(answers: Answers, kl_coef) -> jax.Array:
-    """Returns the reward of each token (B, T - 1): -kl_coef * (log p - log p_reference), and at the
+    """Returns the reward of each token (B, T): -kl_coef * (log p - log p_reference), and at the
     last token of the answer its score as well."""
     mask_BT = answers.mask_BT
     is_last_BT = mask_BT * (1 - jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1))))
