@@ -34,6 +34,7 @@ class EpochDataset:
     def __init__(self, source: TaskRows, batch_rows: int, seed: int):
         """batch_rows: rows of a step; seed: of the orders."""
         self._source, self._seed = source, seed
+        self.model_digests: dict[str, str] = {}
         self.tokenizer, self.digest = source.tokenizer, source.digest
         self.summary, self.description = source.summary, source.description
         self._rows_per_epoch = len(source.train) // batch_rows * batch_rows

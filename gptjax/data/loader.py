@@ -46,7 +46,8 @@ class Dataset:
     """The data of a run: its tokenizer, training rows and validation rows. Made by
     `open_dataset.open_dataset`.
 
-    validation_bytes_per_token: bytes of UTF-8 for each token of the validation text.
+    validation_bytes_per_token: bytes of UTF-8 for each token of the validation text. model_digests:
+    of models that a run takes besides its own, by what they are; a run that goes on must find them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Dataset:
         Raises ValueError if a split does not fill a row."""
         n_ctx, rule = config.model.n_ctx, config.data.validation
         self.tokenizer = tokenizer
+        self.model_digests: dict[str, str] = {}
         self._config, self._sources, self._train_shards = config, sources, train
         self._validation = Concatenated([source_shards.validation for source_shards in validation])
         check_sizes(

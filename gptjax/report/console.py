@@ -329,6 +329,8 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
             "loss": lambda x: f"loss {x:7.4f}",
             "accuracy": lambda x: f"accuracy {x:6.1%}",
             "margin": lambda x: f"margin {x:7.3f}",
+            "score": lambda x: f"score {x:7.4f}",
+            "kl": lambda x: f"KL {x:6.3f}",
             "lr": lambda x: f"lr {x:.2e}",
             "tokens_per_s": lambda x: f"{_format_speed(x):>7} tok/s",
             "mfu": lambda x: f"MFU {x:5.1%}",

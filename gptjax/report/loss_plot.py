@@ -20,7 +20,7 @@ def draw(run: Path) -> Path:
     """Draws run/loss.png, replacing it atomically, and returns its path."""
     run = Path(run)
     records = events.read(run)
-    figure = _make_figure(_run_title(run), records)
+    figure = _make_figure(run_title(run), records)
     temporary, picture = run / "loss.tmp.png", run / "loss.png"
     try:
         figure.savefig(temporary, dpi=DPI)
@@ -172,7 +172,7 @@ def _set_title(axes, name, records, train):
     )
 
 
-def _run_title(run: Path) -> str:
+def run_title(run: Path) -> str:
     """The config's name and the texts that it reads, from the run's config.json; without that file,
     the name of the directory.
     """

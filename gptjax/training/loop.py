@@ -113,7 +113,8 @@ def train_loop(context: TrainContext) -> int:
     outcome = loop.run()
     if outcome == "finished":
         context.out.print(
-            f"the run lies in {context.directory}: loss.png, metrics.jsonl, checkpoints"
+            f"the run lies in {context.directory}: {picture_name(context)}, metrics.jsonl, "
+            "checkpoints"
         )
         match context.config.task:
             case None | Rlhf(text="plain"):
@@ -288,8 +289,6 @@ class TrainLoop:
         context.out.print_samples(texts, titles if context.name else None)
 
     def _save(self, is_ending: bool) -> None:
-        from gptjax.report import loss_plot
-
         draws = is_ending or time.monotonic() > self._draw_time + SECONDS_BETWEEN_DRAWINGS
         if draws:
             self._draw_time = time.monotonic()
@@ -309,8 +308,8 @@ class TrainLoop:
             context.checkpoints.save(self.step, run_state, metadata)
             if draws and context.processes.process_id == 0:
                 context.try_optional(
-                    "loss.png is not drawn",
-                    lambda: loss_plot.draw(context.directory),  # noqa: B023
+                    f"{picture_name(context)} is not drawn",
+                    lambda: draw_picture(context),  # noqa: B023
                 )
 
     def _abandon(self, index: int, step: int, skipped: int) -> None:
@@ -329,6 +328,22 @@ class TrainLoop:
     def _copy_record(self, context: TrainContext) -> None:
         if context.processes.process_id == 0:
             context.try_optional("the record is not copied", context.bucket_sync.upload)
+
+
+def picture_name(context: TrainContext) -> str:
+    """The name of the picture that `draw_picture` draws."""
+    return "reward.png" if isinstance(context.config.task, Rlhf) else "loss.png"
+
+
+def draw_picture(context: TrainContext) -> None:
+    """Draws the picture of a run."""
+    from gptjax.report import loss_plot, reward_plot
+
+    match context.config.task:
+        case Rlhf():
+            reward_plot.draw(context.directory)
+        case _:
+            loss_plot.draw(context.directory)
 
 
 def open_record(context: TrainContext) -> Any:

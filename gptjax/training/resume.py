@@ -60,6 +60,7 @@ def metadata(
     return leaves | {
         "tokenizer": dataset.tokenizer.digest,
         "text": dataset.digest(),
+        "models": dataset.model_digests,
         "record": record,
     }
 
@@ -154,6 +155,12 @@ def restore_run(
         or meta.get("text", digest) != digest  # earlier versions did not record it
     ):
         raise ValueError(data_error)
+    for name, saved_digest in meta.get("models", {}).items():
+        if dataset.model_digests.get(name) != saved_digest:
+            raise ValueError(
+                f"the {name} of {request.directory} is not the one that the run began with: give "
+                "that, or another --run_dir"
+            )
     rows, length_changes = int(jax.device_get(state.rows)), _check_config(request, step, meta)
     if length_changes and request.config.train.total_tokens < min(
         rows * request.config.model.n_ctx, meta["config"]["train.total_tokens"]

@@ -3,13 +3,18 @@ the same numbers, and what cannot be is one line."""
 
 import json
 import math
+import sys
 
 import pytest
 
 import gptjax
 from gptjax import rlhf, sft, train
+from gptjax.data.prompts import PromptRows
+from gptjax.data.tokenizers.build import ByteTokenizer
 from gptjax.report import events
-from gptjax.training.rlhf import program
+from gptjax.runtime.run_dir import load_config
+from gptjax.training.rlhf import dataset, program
+from gptjax.weights import load
 from tests import tiny
 
 RECORDED = (
@@ -114,6 +119,82 @@ def test_the_reward_rises_and_an_interrupted_run_goes_on_to_the_same_numbers(fol
             rlhf.main(arguments(folder, "again"))
     assert rlhf.main(arguments(folder, "again")) == 0
     assert records(folder, "again") == (steps, evaluations)
-    models = [gptjax.load_model(str(folder / run)) for run in ("ppo", "again")]
+    models = [gptjax.load(str(folder / run)) for run in ("ppo", "again")]
     first, second = (m.generate("1 red", max_new_tokens=8, seed=1) for m in models)
     assert first == second
+
+
+def test_text_mixed_in_and_a_running_mean_are_of_the_result(folder, capsys):
+    flags = ["task.ptx=Ptx(rows_per_answer=2)", "task.ema=0.5", "task.episodes=32"]
+    assert rlhf.main(arguments(folder, "ptx", *flags)) == 0
+    steps, evaluations = records(folder, "ptx")
+    assert len(steps) == 2 and all("lm_loss" in row for row in steps)
+    assert 0 < evaluations[-1]["validation_loss"] < 10
+    assert (folder / "ptx" / "reward.png").is_file()
+    reader = load.RunWeights(folder / "ptx", (), folder / "ptx" / "checkpoints", print)
+    mean = gptjax.load(str(folder / "ptx"))
+    assert reader.config.task.ema == 0.5 and mean.generate("1 red", max_new_tokens=4, seed=0)
+
+
+@pytest.mark.parametrize(
+    "advantage", ["GroupMean(answers=4)", "LeaveOneOut(answers=4)", "Gae(value=SharedValue())"]
+)
+def test_other_advantages_and_plain_text(folder, advantage):
+    run = advantage[:3]
+    flags = [f"task.advantage={advantage}", "task.text=plain", "task.episodes=32"]
+    flags += ["task.ending=CutAt(text='e',after=2)", "task.no_ending_score=-1.0"]
+    assert rlhf.main(arguments(folder, run, *flags, init="pre")) == 0
+    steps, _ = records(folder, run)
+    assert len(steps) == 2 and steps[0]["length"] == 8 and 0 < steps[0]["no_ending"] <= 1
+    if "answers" in advantage:  # each prompt is there four times
+        prompts = PromptRows(load_config(folder / run).task, ByteTokenizer(), None, print)
+        rows = dataset.RlhfDataset(prompts, 0, None, 0)
+        numbers = [rows.row(i)[1:].tolist() for i in range(8)]
+        assert numbers[0] == numbers[3] != numbers[4] == numbers[7]
+
+
+@pytest.mark.parametrize("sets, line", [
+    (["task.prompts=none.jsonl"], "none.jsonl"),
+    (["task.prompt_tokens=30"], "38 is more than the context of the model, 32"),
+    (["task.prompt_tokens=2"], "no prompt is left; "),
+    (["task.minibatches=3"], "task.minibatches=3 does not divide task.batch_rows=16"),
+    (["task.advantage=GroupMean(answers=3)"], "task.advantage.answers=3 does not divide"),
+    (["task.too_long=truncate"], "set it to drop, or task.text=plain"),
+    (["task.text=plain", "task.ending=CutAt(text='ab')"], "'ab' is 2 tokens"),
+    (["task.reward=PythonFunction(name='vowels')"], "give MODULE:FUNCTION"),
+    (["task.reward=PythonFunction(name='nomodule:f')"], "nomodule cannot be imported"),
+    (["task.reward=PythonFunction(name='rewards_of_test:f')"], "has no function 'f'"),
+    (["task.reward=PythonFunction(name='rewards_of_test:nan')"], "returned nan for the answer"),
+    (["task.reward=PythonFunction(name='rewards_of_test:raises')"], "raised KeyError: 'no'"),
+    (["task.reward=PythonFunction(name='rewards_of_test:few')"], "returned 1 values for 16"),
+    (["task.reward=PythonFunction(name='rewards_of_test:words')"], "returned 'a' for the answer"),
+    (["task.reward=RewardModel(path='none')"], "none"),
+    (["task.episodes=10"], "task.episodes=10 are fewer than task.batch_rows=16"),
+])  # fmt: skip
+def test_what_cannot_be_is_one_line(folder, sets, line):
+    with pytest.raises(ValueError) as error:
+        rlhf.main(arguments(folder, "bad", *sets))
+    assert line in str(error.value) and "\n" not in str(error.value)
+    assert not list((folder / "bad").glob("checkpoints/*"))
+
+
+def test_an_explosion_of_the_kl_ends_the_run_with_its_last_checkpoint(folder):
+    flags = ["task.peak_lr=0.5", "task.max_kl=3", "loop.every_save=1"]
+    with pytest.raises(ValueError, match=r"KL to the reference is .* lower task.peak_lr or raise"):
+        rlhf.main(arguments(folder, "kl", *flags))
+    assert list((folder / "kl" / "checkpoints").iterdir())
+
+
+def test_a_run_goes_on_with_the_reward_that_it_began_with(folder, monkeypatch):
+    source = (folder / "rewards_of_test.py").read_text()
+    (folder / "changing.py").write_text(source)
+    flags = ["task.reward=PythonFunction(name='changing:vowels')", "task.episodes=32"]
+    assert rlhf.main(arguments(folder, "changed", *flags)) == 0
+    (folder / "changing.py").write_text(source.replace("/ 4", "/ 5"))
+    monkeypatch.delitem(sys.modules, "changing")
+    with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
+        rlhf.main(arguments(folder, "changed", *flags))
+    (folder / "changing.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "changing")
+    with pytest.raises(ValueError, match="the reference of .* is not the one"):
+        rlhf.main(arguments(folder, "changed", *flags, init="ppo"))

@@ -17,18 +17,18 @@ class RlhfDataset:
     ids, and the ids of rows_per_answer rows of text. Each prompt is in as many rows, one after the
     other, as it has answers in a batch; prompts are read in epochs, text as in pre-training.
 
-    digests: of the models that the run takes besides its data, by name."""
+    model_digests: of the models that the run takes besides its own, by what they are."""
 
     def __init__(
         self,
         prompts: PromptRows,
         seed: int,
-        digests: dict[str, str],
         text: loader.Dataset | None,
         text_width: int,
     ):
         """text_width: ids of a row of text."""
-        self._prompts, self._text, self.digests = prompts, text, digests
+        self._prompts, self._text = prompts, text
+        self.model_digests: dict[str, str] = {}
         self._epochs = epochs.EpochDataset(prompts, 1, seed)
         self._task, self._text_width = prompts.task, text_width
         self.tokenizer, self.dev = prompts.tokenizer, prompts.dev
@@ -51,6 +51,12 @@ class RlhfDataset:
         return loader.iterate_steps(
             plan, max_microbatch_rows, first_step, local_rows, self.width, self._fill
         )
+
+    def row(self, number: int) -> np.ndarray:
+        """Returns row `number` of the run."""
+        out = np.zeros(self.width, np.int32)
+        self._fill(number, out)
+        return out
 
     def _fill(self, number: int, row: np.ndarray) -> None:
         n_prompt = 1 + self._task.prompt_tokens
@@ -78,7 +84,7 @@ class RlhfDataset:
 
     def description(self) -> dict[str, Any]:
         """Returns what data.json records: the data, and digests of reference and reward."""
-        return self._prompts.description() | {"digest": self.digest()} | self.digests
+        return self._prompts.description() | {"digest": self.digest()} | self.model_digests
 
 
 def split_rows(

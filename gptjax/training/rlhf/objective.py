@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import parse, rlhf
+from gptjax.config import rlhf
 from gptjax.config.schema import Config
 from gptjax.data import open_dataset
 from gptjax.data.prompts import PromptRows
@@ -30,13 +29,11 @@ class RlhfObjective:
         self._init_weights, self._prompts, self._end_token = init_weights, prompts, end_token
 
     def open_dataset(self, config, directory, log):
-        self._run_dir, task = Path(directory).parent, config.task
-        text = None if task.ptx is None else open_dataset.open_dataset(config, directory, log)
-        return dataset.RlhfDataset(self._prompts, config.seed, {}, text, config.model.n_ctx + 1)
+        text = None if config.task.ptx is None else open_dataset.open_dataset(config, directory, log)
+        return dataset.RlhfDataset(self._prompts, config.seed, text, config.model.n_ctx + 1)
 
     def build_step(self, config, platform, mesh, dataset):
-        """Reads the reference and the reward as well. ValueError if a run goes on and they are not
-        those that it began with."""
+        """Reads the reference and the reward as well, and records their digests in `dataset`."""
         n_parts = mesh.shape["tensor"] * mesh.shape["context"]
         if config.task.row_tokens % n_parts:
             raise ValueError(
@@ -50,9 +47,10 @@ class RlhfObjective:
                 abstract, self._init_weights, config.model, lambda *_: None
             )
         self._reward = self._open_reward(config, mesh)
-        digests = {"reference": _digest(self._reference), "reward": self._reward.digest}
-        self._check_digests(digests, config)
-        dataset.digests = digests
+        dataset.model_digests |= {
+            "reference": _digest(self._reference),
+            "reward": self._reward.digest,
+        }
         value_model = None
         match config.task.advantage:
             case rlhf.Gae(value=rlhf.SeparateValue()):
@@ -74,18 +72,6 @@ class RlhfObjective:
                 from gptjax.training.rlhf import model_reward
 
                 return model_reward.load_model(path, config.task, tokenizer, mesh)
-
-    def _check_digests(self, digests: dict[str, str], config: Config) -> None:
-        file = self._run_dir / "data.json"
-        if not file.is_file():
-            return
-        record = parse.read_json(file)
-        for name, digest in digests.items():
-            if record.get(name, digest) != digest:
-                raise ValueError(
-                    f"the {name} of {self._run_dir} has changed since the run began: give back "
-                    "what it was, or another --run_dir"
-                )
 
     def init_state(self, config, step, mesh, dataset, out):
         out.print(f"the reward: {self._reward.description()}")

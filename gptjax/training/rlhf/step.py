@@ -38,9 +38,9 @@ class Answers(flax.struct.PyTreeNode):
     """The answers of rollouts and what the models say of their tokens, rows (N, ...) of a batch.
 
     tokens_BT as in Rollout; all others are of the predictions of the next token, float32, and
-    count where mask_BT is 1. log_probs_BT, reference_BT: log p of the tokens under the policy that sampled them
-    and under the reference (nats); values_BT: of the value function, before each token;
-    scores_B: of the whole answers."""
+    count where mask_BT is 1. log_probs_BT, reference_BT: log p of the tokens under the policy that
+    sampled them and under the reference (nats); values_BT: of the value function, before each
+    token; scores_B: of the whole answers."""
 
     tokens_BT: jax.Array
     mask_BT: jax.Array

@@ -66,12 +66,12 @@ def test_the_picture_is_a_png_of_the_stated_size_and_replaces_the_old_one(tmp_pa
 
 
 def test_the_name_is_the_configs_else_the_directorys(tmp_path):
-    assert loss_plot._run_title(tmp_path) == tmp_path.name
+    assert loss_plot.run_title(tmp_path) == tmp_path.name
     (tmp_path / "config.json").write_text(json.dumps({"name": "gpt3_small", "seed": 0}))
-    assert loss_plot._run_title(tmp_path) == "gpt3_small"
+    assert loss_plot.run_title(tmp_path) == "gpt3_small"
     sources = "(Text(path='books/*.txt', field='text', weight=1.0), Embedded(weight=1.0))"
     (tmp_path / "config.json").write_text(json.dumps({"name": "nano", "data.sources": sources}))
-    assert loss_plot._run_title(tmp_path) == "nano on books/*.txt"
+    assert loss_plot.run_title(tmp_path) == "nano on books/*.txt"
 
 
 def test_five_points_are_drawn_as_they_are():
