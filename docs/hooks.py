@@ -19,7 +19,16 @@ from typing import Any
 from unittest import mock
 
 from gptjax import __main__ as programs
-from gptjax.config import chat_recipe, decontamination, evaluation, finetuning, parse, schema, sweep
+from gptjax.config import (
+    chat_recipe,
+    decontamination,
+    evaluation,
+    finetuning,
+    parse,
+    rlhf_recipe,
+    schema,
+    sweep,
+)
 
 ROOT = Path(__file__).parents[1]
 SUBCOMMANDS = {"gptjax.sweep": ("report", "send")}  # words that choose another parser
@@ -185,6 +194,7 @@ def records() -> dict[type, str]:
         (schema.Config, ""),
         (finetuning.Finetuning, ""),
         (chat_recipe.ChatRecipe, ""),
+        (rlhf_recipe.RlhfRecipe, ""),
         (evaluation.Protocol, "TASK."),
         (decontamination.Filter, ""),
         (decontamination.OverlapRule, ""),

@@ -5,7 +5,6 @@ from typing import Any
 
 from gptjax import cli, finetune, sft
 from gptjax.config import find_files
-from gptjax.config.chat_recipe import ChatRecipe
 from gptjax.config.schema import Config
 from gptjax.configs import registry
 
@@ -28,7 +27,7 @@ def main(arguments: list[str]) -> int:
     return sft.run(args, registry.DPO, dpo.PreferenceRows, dpo.DpoObjective, warn_of_base_model)
 
 
-def warn_of_base_model(recipe: ChatRecipe, config: Config, out: Any) -> None:
+def warn_of_base_model(recipe: Any, config: Config, out: Any) -> None:
     """Prints a warning if the model to begin with has read no conversations."""
     if sft.add_template(config)[0] != config.data.tokenizer:
         out.warn(

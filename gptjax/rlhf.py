@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     from gptjax.report import console
     from gptjax.training import loop, resume
     from gptjax.training.rlhf import objective
-    from gptjax.weights import load
+    from gptjax.weights import load, reward_model
 
     process_info = cluster.detect(
         args.coordinator, args.num_processes, args.process_id, args.initialization_timeout
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     weights.check(weights.config, build.build(weights.config.data.tokenizer))
     spec, n_vocab = weights.config.data.tokenizer, weights.config.model.n_vocab
     if recipe.task.text == "chat":
-        dpo.warn_of_base_model(weights.config, out)
+        dpo.warn_of_base_model(recipe, weights.config, out)
         spec, n_vocab = sft.add_template(weights.config)
     tokenizer = build.build(spec)
     template = chat_template.of(tokenizer) if recipe.task.text == "chat" else None
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
             run_dir.bucket_url(directory),
             process_group,
             args.profile,
-            objective.RlhfObjective(weights, prompts, end_token),
+            objective.RlhfObjective(weights, reward_model.load, prompts, end_token),
         )
 
 

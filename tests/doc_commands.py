@@ -243,6 +243,8 @@ def _check_values(module: str, args: argparse.Namespace, shown: str) -> None:
     """ValueError for names and edits that the program would refuse."""
     if module == "gptjax.finetune" and args.config != "NAME":
         overrides.override(registry.finetuning(args.config), *args.assignments)
+    elif module == "gptjax.rlhf":
+        overrides.override(registry.rlhf_recipe(args.config), *args.assignments)
     elif module in CHAT_RECIPES and args.config is not None:
         recipes = CHAT_RECIPES[module]
         overrides.override(registry.chat_recipe(args.config, recipes), *args.assignments)

@@ -33,12 +33,6 @@ class Objective(Protocol):
         host array on the mesh (sharding.rules.put_on_mesh)."""
         ...
 
-    def make_eval_fn(
-        self, context: "TrainContext", put_on_mesh: Callable
-    ) -> Callable[[Any], dict[str, float]]:
-        """Returns a function from parameters to validation metrics, validation_loss among them."""
-        ...
-
     def generate_samples(
         self, context: "TrainContext", state: Any, step: int, is_last: bool
     ) -> list[str]:

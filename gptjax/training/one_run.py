@@ -10,11 +10,17 @@ from gptjax.training.context import TrainContext
 class OneRun:
     """A training.context.Program of one run, sharded over the mesh of its context."""
 
-    def __init__(self, context: TrainContext, put_on_mesh: Callable):
+    def __init__(
+        self,
+        context: TrainContext,
+        put_on_mesh: Callable,
+        eval_fn: Callable[[Any], dict[str, float]],
+    ):
         """put_on_mesh(array, letters, n_rows): places a host array on the mesh
-        (sharding.rules.put_on_mesh)."""
+        (sharding.rules.put_on_mesh). eval_fn: from parameters to validation metrics,
+        validation_loss among them."""
         self._step = make_step_fn(context, put_on_mesh)
-        self._evaluate = context.objective.make_eval_fn(context, put_on_mesh)
+        self._evaluate = eval_fn
 
     def step(self, state: Any, batches: Sequence[dict], guard: Any, progress: Any):
         return self._step(state, batches[0], guard, progress)

@@ -229,7 +229,7 @@ class SftObjective:
     def make_program(self, context, put_on_mesh):
         from gptjax.training import one_run
 
-        return one_run.OneRun(context, put_on_mesh)
+        return one_run.OneRun(context, put_on_mesh, self.make_eval_fn(context, put_on_mesh))
 
     def make_eval_fn(self, context, put_on_mesh):
         from gptjax.sharding import xla_options

@@ -1,7 +1,7 @@
 """The train state: parameters, optimizer state and counters, initialized in shards."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -28,6 +28,9 @@ class TrainState(flax.struct.PyTreeNode):
     noise_tr: jax.Array
     skipped: jax.Array
     skipped_in_row: jax.Array
+
+
+State = TypeVar("State", bound=TrainState)
 
 
 def init_state(
@@ -57,9 +60,7 @@ def abstract_state(
     return abstract(lambda: init_state(config, model, tx), config, mesh)
 
 
-def abstract(
-    init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
-) -> TrainState:
+def abstract(init: Callable[[], State], config: schema.Config, mesh: jax.sharding.Mesh) -> State:
     """`abstract_state` of the state that init() returns."""
     shapes = jax.eval_shape(init)
     shardings = rules.shardings(shapes, rules.for_config(config, mesh), mesh)
@@ -76,9 +77,7 @@ def init_sharded(
     return create(lambda: init_state(config, model, tx), config, mesh)
 
 
-def create(
-    init: Callable[[], TrainState], config: schema.Config, mesh: jax.sharding.Mesh
-) -> TrainState:
+def create(init: Callable[[], State], config: schema.Config, mesh: jax.sharding.Mesh) -> State:
     """`init_sharded` of the state that init() returns, which jax traces once."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract(init, config, mesh))
     return jax.jit(init, out_shardings=shardings)()

@@ -198,7 +198,8 @@ def test_logits_that_are_nan_end_the_program(talk):
 
 
 PROGRAM = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background ignores it
 os.open(os.ttyname(0), os.O_RDWR)  # from here on it is the terminal that sends Ctrl-C
 from gptjax import chat, sample
 from gptjax.generate import prefix_cache

@@ -20,11 +20,7 @@ class RlhfDataset:
     model_digests: of the models that the run takes besides its own, by what they are."""
 
     def __init__(
-        self,
-        prompts: PromptRows,
-        seed: int,
-        text: loader.Dataset | None,
-        text_width: int,
+        self, prompts: PromptRows, seed: int, text: loader.Dataset | None, text_width: int
     ):
         """text_width: ids of a row of text."""
         self._prompts, self._text = prompts, text

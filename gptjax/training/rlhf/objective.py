@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,12 +25,22 @@ class RlhfObjective:
     """Learning by sampling; the reference is the model of init_weights. A
     training.context.Objective."""
 
-    def __init__(self, init_weights: Any, prompts: PromptRows, end_token: int | None):
-        """init_weights: a weights.load.Weights. end_token: id of the token that ends an answer."""
-        self._init_weights, self._prompts, self._end_token = init_weights, prompts, end_token
+    def __init__(
+        self,
+        init_weights: Any,
+        load_reward: Callable[[str, Any], Any],
+        prompts: PromptRows,
+        end_token: int | None,
+    ):
+        """init_weights: a weights.load.Weights. load_reward(path, mesh): weights.reward_model.load.
+        end_token: id of the token that ends an answer."""
+        self._init_weights, self._load_reward = init_weights, load_reward
+        self._prompts, self._end_token = prompts, end_token
 
     def open_dataset(self, config, directory, log):
-        text = None if config.task.ptx is None else open_dataset.open_dataset(config, directory, log)
+        text = (
+            None if config.task.ptx is None else open_dataset.open_dataset(config, directory, log)
+        )
         return dataset.RlhfDataset(self._prompts, config.seed, text, config.model.n_ctx + 1)
 
     def build_step(self, config, platform, mesh, dataset):
@@ -69,9 +80,7 @@ class RlhfObjective:
 
                 return rewards.load_function(spec, tokenizer, self._end_token, put_rows)
             case rlhf.RewardModel(path=path):
-                from gptjax.training.rlhf import model_reward
-
-                return model_reward.load_model(path, config.task, tokenizer, mesh)
+                return rewards.of_model(self._load_reward(path, mesh), config.task, tokenizer)
 
     def init_state(self, config, step, mesh, dataset, out):
         out.print(f"the reward: {self._reward.description()}")

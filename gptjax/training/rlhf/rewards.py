@@ -1,6 +1,7 @@
 """What scores answers: a reward model, or a Python function."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
@@ -14,7 +15,8 @@ import numpy as np
 
 from gptjax.config import parse, rlhf
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.model import gpt
+from gptjax.model import gpt, scalar_gpt
+from gptjax.sharding import xla_options
 from gptjax.training.rlhf.rollout import Rollout
 
 
@@ -49,8 +51,8 @@ class FunctionReward:
     stop: int | None
     digest: str
     put_rows: Callable[[np.ndarray], jax.Array]
-    model: None = None
-    params: None = None
+    model: gpt.GPT | None = None
+    params: Any = None
 
     def description(self) -> str:
         """As Reward.description."""
@@ -117,8 +119,8 @@ def load_function(
             f"task.reward.name={spec.name}: {module_name} cannot be imported "
             f"({type(error).__name__}: {parse.one_line(str(error), 200)})"
         ) from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
+    function = vars(module)[name] if name in vars(module) else None
+    if not inspect.isroutine(function):
         raise ValueError(
             f"task.reward.name={spec.name}: {module_name} has no function {parse.quote(name)}"
         )
@@ -137,3 +139,45 @@ def _on_host(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+class ModelReward:
+    """The reward of a reward model. source: a weights.reward_model.RewardModel of the same mesh."""
+
+    def __init__(self, source: Any):
+        self._source, self.digest = source, source.digest
+        self.model, self.params = source.model, source.params
+        options = xla_options.options(source.mesh.devices.flat[0])
+        self._scores = jax.jit(
+            functools.partial(scalar_gpt.scores, source.model), compiler_options=options
+        )
+
+    def description(self) -> str:
+        """As Reward.description."""
+        return self._source.description()
+
+    def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
+        """As Reward.__call__."""
+        return self._scores(self.params, rollout.tokens_BT, rollout.first_B + lengths_B - 1)
+
+
+def of_model(source: Any, task: rlhf.Rlhf, tokenizer: Tokenizer) -> ModelReward:
+    """Returns the reward of a reward model, a weights.reward_model.RewardModel. Raises ValueError, in
+    one line, if it does not score texts as the task writes them."""
+    if source.tokenizer.digest != tokenizer.digest:
+        raise ValueError(
+            f"the reward model in {source.path} reads tokens of another tokenizer "
+            f"({source.config.data.tokenizer}): train it with --init=the model that is to learn"
+        )
+    if source.task.text != task.text:
+        raise ValueError(
+            f"the reward model in {source.path} scores texts with task.text={source.task.text}: "
+            f"set task.text={source.task.text}, or train another"
+        )
+    if source.config.model.n_ctx < task.row_tokens:
+        raise ValueError(
+            f"task.prompt_tokens + task.answer_tokens = {task.row_tokens:,} is more than the "
+            f"context of the reward model in {source.path}, {source.config.model.n_ctx:,}: lower "
+            "them"
+        )
+    return ModelReward(source)

@@ -3,7 +3,7 @@ rollout, make advantages of them, accumulate gradients, update."""
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any
 
 import flax.struct
 import jax
@@ -111,7 +111,7 @@ class RlhfStep(step.TrainStep):
 
     def abstract_state(self, mesh: jax.sharding.Mesh) -> RlhfState:
         """As TrainStep.abstract_state."""
-        return cast(RlhfState, state.abstract(self.init_state, self.config, mesh))
+        return state.abstract(self.init_state, self.config, mesh)
 
     # --- what the models say of a rollout ---------------------------------------------------------
 
