@@ -27,7 +27,7 @@ class PythonFunction:
     number for each answer."""
 
     name: str
-    """MODULE:FUNCTION; the module is found as by import from the working directory."""
+    """FILE.py:FUNCTION."""
 
 
 # --- the answers ----------------------------------------------------------------------------------

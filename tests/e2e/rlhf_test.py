@@ -3,7 +3,6 @@ the same numbers, and what cannot be is one line."""
 
 import json
 import math
-import sys
 
 import pytest
 
@@ -57,19 +56,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def rewards(folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(folder))
-
-
 def set_flags(sets):
     return [part for text in sets for part in ("--set", text)]
+
+
+def reward(folder, name, file="rewards_of_test"):
+    return f"PythonFunction(name='{folder / file}.py:{name}')"
 
 
 def arguments(folder, run, *sets, init="sft"):
     usual = [
         f"task.prompts={folder / 'p.jsonl'}", "task.prompt_tokens=16", "task.answer_tokens=8",
-        "task.reward=PythonFunction(name='rewards_of_test:vowels')", "task.batch_rows=16",
+        f"task.reward={reward(folder, 'vowels')}", "task.batch_rows=16",
         "task.minibatches=2", "task.episodes=96", "task.peak_lr=0.003", "task.kl_coef=0.05",
         "task.warmup_iterations=0", "task.eval_answers=4", "loop.every_eval=3", "loop.every_save=2",
     ]  # fmt: skip
@@ -161,17 +159,19 @@ def test_other_advantages_and_plain_text(folder, advantage):
     (["task.advantage=GroupMean(answers=3)"], "task.advantage.answers=3 does not divide"),
     (["task.too_long=truncate"], "set it to drop, or task.text=plain"),
     (["task.text=plain", "task.ending=CutAt(text='ab')"], "'ab' is 2 tokens"),
-    (["task.reward=PythonFunction(name='vowels')"], "give MODULE:FUNCTION"),
-    (["task.reward=PythonFunction(name='nomodule:f')"], "nomodule cannot be imported"),
-    (["task.reward=PythonFunction(name='rewards_of_test:f')"], "has no function 'f'"),
-    (["task.reward=PythonFunction(name='rewards_of_test:nan')"], "returned nan for the answer"),
-    (["task.reward=PythonFunction(name='rewards_of_test:raises')"], "raised KeyError: 'no'"),
-    (["task.reward=PythonFunction(name='rewards_of_test:few')"], "returned 1 values for "),
-    (["task.reward=PythonFunction(name='rewards_of_test:words')"], "returned 'a' for the answer"),
+    (["task.reward=PythonFunction(name='vowels')"], "give FILE.py:FUNCTION"),
+    (["task.reward=PythonFunction(name='none.py:f')"], "none.py does not exist"),
+    (["no"], "has no function no"),
+    (["nan"], "returned nan for the answer"),
+    (["raises"], "raised KeyError: 'no'"),
+    (["few"], "returned 1 values for "),
+    (["words"], "returned 'a' for the answer"),
     (["task.reward=RewardModel(path='none')"], "none"),
     (["task.episodes=10"], "task.episodes=10 are fewer than task.batch_rows=16"),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(folder, sets, line):
+    if "=" not in sets[0]:
+        sets = [f"task.reward={reward(folder, sets[0])}"]
     with pytest.raises(ValueError) as error:
         rlhf.main(arguments(folder, "bad", *sets))
     assert line in str(error.value) and "\n" not in str(error.value)
@@ -185,16 +185,14 @@ def test_an_explosion_of_the_kl_ends_the_run_with_its_last_checkpoint(folder):
     assert list((folder / "kl" / "checkpoints").iterdir())
 
 
-def test_a_run_goes_on_with_the_reward_that_it_began_with(folder, monkeypatch):
+def test_a_run_goes_on_with_the_reward_that_it_began_with(folder):
     source = (folder / "rewards_of_test.py").read_text()
     (folder / "changing.py").write_text(source)
-    flags = ["task.reward=PythonFunction(name='changing:vowels')", "task.episodes=32"]
+    flags = [f"task.reward={reward(folder, 'vowels', 'changing')}", "task.episodes=32"]
     assert rlhf.main(arguments(folder, "changed", *flags)) == 0
     (folder / "changing.py").write_text(source.replace("/ 4", "/ 5"))
-    monkeypatch.delitem(sys.modules, "changing")
     with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
         rlhf.main(arguments(folder, "changed", *flags))
     (folder / "changing.py").write_text(source)
-    monkeypatch.delitem(sys.modules, "changing")
     with pytest.raises(ValueError, match="the reference of .* is not the one"):
         rlhf.main(arguments(folder, "changed", *flags, init="ppo"))

@@ -3,9 +3,8 @@
 import dataclasses
 import functools
 import hashlib
-import importlib
-import inspect
 import math
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -42,7 +41,7 @@ class Reward(Protocol):
 
 @dataclasses.dataclass
 class FunctionReward:
-    """The reward of a Python function. name: MODULE:FUNCTION. put_rows: places a host array (B,) on
+    """The reward of a Python function. name: FILE.py:FUNCTION. put_rows: places a host array (B,) on
     the mesh as the rows of a batch."""
 
     name: str
@@ -105,31 +104,26 @@ def load_function(
     stop: int | None,
     put_rows: Callable[[np.ndarray], jax.Array],
 ) -> FunctionReward:
-    """Returns the reward of a function, imported as from the working directory; its digest is that
-    of its module's source. Raises ValueError, in one line, if there is no such function."""
-    module_name, _, name = spec.name.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"task.reward.name={parse.quote(spec.name)}: give MODULE:FUNCTION")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Returns the reward of a function, which may import modules of its file's folder; its digest
+    is that of the file. Raises ValueError, in one line, if there is no such function."""
+    file, _, name = spec.name.rpartition(":")
+    if not file.endswith(".py") or not name:
+        raise ValueError(f"task.reward.name={parse.quote(spec.name)}: give FILE.py:FUNCTION")
+    path = parse.path(file)
+    if not path.is_file():
+        raise ValueError(f"task.reward.name={spec.name}: {path} does not exist")
+    sys.path.insert(0, str(path.resolve().parent))  # stays, for what the function imports later
     try:
-        module = importlib.import_module(module_name)
+        members = runpy.run_path(str(path), run_name="rewards")
     except Exception as error:
         raise ValueError(
-            f"task.reward.name={spec.name}: {module_name} cannot be imported "
+            f"task.reward.name={spec.name}: {path} cannot be run "
             f"({type(error).__name__}: {parse.one_line(str(error), 200)})"
         ) from error
-    function = vars(module)[name] if name in vars(module) else None
-    if not inspect.isroutine(function):
-        raise ValueError(
-            f"task.reward.name={spec.name}: {module_name} has no function {parse.quote(name)}"
-        )
-    try:
-        source = inspect.getsource(module)
-    except (OSError, TypeError):
-        source = ""
-    digest = hashlib.sha256(f"{spec.name}\n{source}".encode()).hexdigest()
-    return FunctionReward(spec.name, function, tokenizer, stop, digest, put_rows)
+    if name not in members or not callable(members[name]):
+        raise ValueError(f"task.reward.name={spec.name}: {path} has no function {name}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return FunctionReward(spec.name, members[name], tokenizer, stop, digest, put_rows)
 
 
 def _on_host(tree: Any) -> Any:
@@ -162,8 +156,8 @@ class ModelReward:
 
 
 def of_model(source: Any, task: rlhf.Rlhf, tokenizer: Tokenizer) -> ModelReward:
-    """Returns the reward of a reward model, a weights.reward_model.RewardModel. Raises ValueError, in
-    one line, if it does not score texts as the task writes them."""
+    """Returns the reward of a reward model, a weights.reward_model.RewardModel. Raises ValueError,
+    in one line, if it does not score texts as the task writes them."""
     if source.tokenizer.digest != tokenizer.digest:
         raise ValueError(
             f"the reward model in {source.path} reads tokens of another tokenizer "
