@@ -18,7 +18,7 @@ import functools
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gptjax.config import parse
@@ -119,6 +119,20 @@ def sweep(name: str) -> Sweep:
         hint = f"{_suggest(name, list(sweeps.SWEEPS))} (python -m gptjax.sweep --list shows all)"
         raise ValueError(f"no sweep is called {parse.quote(name)}; {hint}")
     return sweeps.SWEEPS[name]()
+
+
+def function(name: str) -> tuple[Callable[..., Any], bytes]:
+    """Returns (the function FILE.py:NAME, the text of its file), which may import modules of the
+    file's folder. Raises a one-line ValueError if there is none."""
+    file, _, member = name.rpartition(":")
+    if not file or not member:
+        raise ValueError(f"{parse.one_line(name, 300)}: give FILE.py:FUNCTION")
+    with _sibling_imports(file):
+        members = _run(file)
+    if member not in members or not callable(members[member]):
+        found = [other for other, value in members.items() if _is_function_of(value, file)]
+        raise ValueError(f"{file} has no function {member}; {_suggest(member, found)}")
+    return members[member], parse.path(file).read_bytes()
 
 
 def config_names() -> tuple[str, ...]:

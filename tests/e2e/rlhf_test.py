@@ -160,7 +160,7 @@ def test_other_advantages_and_plain_text(folder, advantage):
     (["task.too_long=truncate"], "set it to drop, or task.text=plain"),
     (["task.text=plain", "task.ending=CutAt(text='ab')"], "'ab' is 2 tokens"),
     (["task.reward=PythonFunction(name='vowels')"], "give FILE.py:FUNCTION"),
-    (["task.reward=PythonFunction(name='none.py:f')"], "none.py does not exist"),
+    (["task.reward=PythonFunction(name='none.py:f')"], "none.py: there is no such file"),
     (["no"], "has no function no"),
     (["nan"], "returned nan for the answer"),
     (["raises"], "raised KeyError: 'no'"),

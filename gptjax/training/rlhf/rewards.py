@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import runpy
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +11,7 @@ import jax
 import numpy as np
 
 from gptjax.config import parse, rlhf
+from gptjax.configs import registry
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import gpt, scalar_gpt
 from gptjax.sharding import xla_options
@@ -104,26 +103,10 @@ def load_function(
     stop: int | None,
     put_rows: Callable[[np.ndarray], jax.Array],
 ) -> FunctionReward:
-    """Returns the reward of a function, which may import modules of its file's folder; its digest
-    is that of the file. Raises ValueError, in one line, if there is no such function."""
-    file, _, name = spec.name.rpartition(":")
-    if not file.endswith(".py") or not name:
-        raise ValueError(f"task.reward.name={parse.quote(spec.name)}: give FILE.py:FUNCTION")
-    path = parse.path(file)
-    if not path.is_file():
-        raise ValueError(f"task.reward.name={spec.name}: {path} does not exist")
-    sys.path.insert(0, str(path.resolve().parent))  # stays, for what the function imports later
-    try:
-        members = runpy.run_path(str(path), run_name="rewards")
-    except Exception as error:
-        raise ValueError(
-            f"task.reward.name={spec.name}: {path} cannot be run "
-            f"({type(error).__name__}: {parse.one_line(str(error), 200)})"
-        ) from error
-    if name not in members or not callable(members[name]):
-        raise ValueError(f"task.reward.name={spec.name}: {path} has no function {name}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return FunctionReward(spec.name, members[name], tokenizer, stop, digest, put_rows)
+    """Returns the reward of a function; its digest is that of its file. Raises ValueError, in one line, if there is no such function."""
+    function, source = registry.function(spec.name)
+    digest = hashlib.sha256(source).hexdigest()[:16]
+    return FunctionReward(spec.name, function, tokenizer, stop, digest, put_rows)
 
 
 def _on_host(tree: Any) -> Any:
