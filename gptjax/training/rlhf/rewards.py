@@ -103,7 +103,8 @@ def load_function(
     stop: int | None,
     put_rows: Callable[[np.ndarray], jax.Array],
 ) -> FunctionReward:
-    """Returns the reward of a function; its digest is that of its file. Raises ValueError, in one line, if there is no such function."""
+    """Returns the reward of a function; its digest is that of its file. Raises ValueError, in one
+    line, if there is no such function."""
     function, source = registry.function(spec.name)
     digest = hashlib.sha256(source).hexdigest()[:16]
     return FunctionReward(spec.name, function, tokenizer, stop, digest, put_rows)
