@@ -40,8 +40,8 @@ class Reward(Protocol):
 
 @dataclasses.dataclass
 class FunctionReward:
-    """The reward of a Python function. name: FILE.py:FUNCTION. put_rows: places a host array (B,) on
-    the mesh as the rows of a batch."""
+    """The reward of a Python function. name: FILE.py:FUNCTION. put_rows: places a host array (B,)
+    on the mesh as the rows of a batch."""
 
     name: str
     function: Callable[[list[str], list[str]], Sequence[float]]
