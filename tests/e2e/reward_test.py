@@ -102,6 +102,11 @@ def test_it_learns_which_completion_is_better(folder, finished, capsys):
     assert "was never fine-tuned on conversations" in said
     assert "1. <|user|>film" in said and "demonstrations score 0 on average" in said
     assert f"{json.loads(chosen)['validation_accuracy']['n_pairs']:,} pairs" in said
+    before = (folder / "d.jsonl").read_bytes()
+    write(folder / "d.jsonl", [{"prompt": "film 4", "completion": "dull"}])
+    with pytest.raises(ValueError, match="the data of .* have changed since it began"):
+        reward.main(arguments(folder, "run", demonstrations(folder)))
+    (folder / "d.jsonl").write_bytes(before)
     assert ", 95%) of " in said and f"gptjax.reward --model={finished} --score=FILE" in said
 
 

@@ -6,7 +6,14 @@ import pytest
 
 from gptjax.data import preferences
 from gptjax.data.conversations import Unusable
-from tests.unit.data.conversations_test import TEMPLATE, TOKENIZER, learned_text, turns, write
+from tests.unit.data.conversations_test import (
+    TEMPLATE,
+    TOKENIZER,
+    learned_text,
+    of_kind,
+    turns,
+    write,
+)
 
 
 def ranked(*answers, ranks=None, prompt=("Hi",)):
@@ -114,6 +121,16 @@ def test_an_answer_is_read_as_the_model_that_sampled_it_reads_it():
     assert ids == [*prompt, *TOKENIZER.encode(" was good")]
     ended = preferences.encode_answer(TOKENIZER, None, messages, ended=True)
     assert ended == [*ids, TOKENIZER.end_of_text]
+
+
+@pytest.mark.parametrize("kind", ["llama3", "phi3", "gemma"])
+def test_an_answer_ends_with_the_token_that_a_sampled_one_ends_with(kind):
+    """Some templates write a line break after it."""
+    tokenizer, template = of_kind(kind)
+    ids = preferences.encode_answer(tokenizer, template, turns("a?", "b."))
+    assert ids[-1] == template.end_of_turn_id
+    prompt = preferences.encode_text(tokenizer, template, turns("a?"))
+    assert ids[: len(prompt)] == prompt
 
 
 @pytest.mark.parametrize("messages, ended, reason", [

@@ -3,6 +3,7 @@ text alone."""
 
 import dataclasses
 import itertools
+import unittest.mock
 
 import jax
 import jax.numpy as jnp
@@ -188,8 +189,8 @@ def test_eight_devices_have_the_loss_and_gradient_of_one():
 
 
 def test_a_row_holds_the_texts_their_last_ids_and_ranks():
-    row = reward_rows.pack_rankings([([[5, 6], [7]], [1, 0])], 3, 3)[0].tolist()
-    assert row == [5, 6, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, -1]
+    row = reward_rows.pack_rankings([([[5, 0], [7]], [1, 0])], 3, 3)[0].tolist()
+    assert row == [5, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, -1]
     with pytest.raises(ValueError, match="text 1 has 4 tokens: a reward model scores 1 to 3"):
         reward_rows.pack_texts([[1], [1] * 4], 3)
     with pytest.raises(ValueError, match="text 0 has 0 tokens"):
@@ -210,6 +211,19 @@ def test_the_scale_normalizes_the_scores_of_texts(kind):
     std = before.std() if isinstance(kind, Demonstrations) else 1
     assert after.std() == pytest.approx(std, rel=1e-4)
     assert scale["gain"] == pytest.approx(0.5 * std / before.std())
+
+
+def test_scores_have_mean_0_and_deviation_1_before_training_as_in_the_2019_code(monkeypatch):
+    mesh, step, _ = make_step(normalize=BeforeAndAfter())
+    rows = reward_rows.pack_texts([ids for texts, _ in some() for ids in texts], N_CTX)
+    weights, source = unittest.mock.Mock(config=step.config), unittest.mock.Mock(texts=rows)
+    objective, out = reward.RewardObjective(weights, source), unittest.mock.Mock()
+    monkeypatch.setattr(objective, "_load_params", lambda state, model: state)
+    with jax.set_mesh(mesh):
+        params = objective.init_state(step.config, step, mesh, None, out).params
+    scores = np.asarray(jax.jit(lambda p: reward.text_scores(step.model, p, rows))(params))
+    assert abs(scores.mean()) < 1e-5 and scores.std() == pytest.approx(1, rel=1e-4)
+    assert "before training: gain" in out.print.call_args.args[0]
 
 
 def test_scores_that_cannot_be_normalized_are_one_line():
