@@ -19,7 +19,8 @@ class Conversations:
     """
 
     train: str
-    """A file, a directory or a glob of training conversations (.jsonl or .parquet)."""
+    """A file, a directory or a glob of training conversations (.jsonl or .parquet), or
+    tfds:NAME@SPLIT, a prepared TFDS data set."""
     dev: str | None = None
     """The same of those to validate on; None: `dev_fraction` of train."""
     dev_fraction: Fraction = 0.05
@@ -80,7 +81,8 @@ class Preferences:
     """
 
     train: str
-    """A file, a directory or a glob of training preferences (.jsonl or .parquet)."""
+    """A file, a directory or a glob of training preferences (.jsonl or .parquet), or
+    tfds:NAME@SPLIT, a prepared TFDS data set."""
     dev: str | None = None
     """The same of those to validate on; None: `dev_fraction` of train."""
     dev_fraction: Fraction = 0.05
@@ -143,7 +145,8 @@ class Rankings:
     """
 
     train: str
-    """A file, a directory or a glob of training rankings (.jsonl or .parquet)."""
+    """A file, a directory or a glob of training rankings (.jsonl or .parquet), or
+    tfds:NAME@SPLIT, a prepared TFDS data set."""
     dev: str | None = None
     """The same of those to validate on; None: `dev_fraction` of train."""
     dev_fraction: Fraction = 0.05

@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gptjax.config import find_files, parse
+import numpy as np
+
+from gptjax.config import data, find_files, parse
 from gptjax.data.sources import compression, files
+from gptjax.data.sources import open as open_source
 from gptjax.data.tokenizers import chat_template
 
 Message = dict[str, str]
@@ -28,6 +31,7 @@ SHAREGPT_ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+TFDS_PREFIX = "tfds:"
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -59,7 +63,11 @@ def read(path: str, form: str) -> Iterator[tuple[str, list[Message]]]:
 
 def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (where it stands, columns) for each line or row of the .jsonl and .parquet files that
-    `path` names. Raises ValueError, in one line, for a file that is missing or damaged."""
+    `path` names, or of the prepared TFDS data set that tfds:NAME or tfds:NAME@SPLIT names. Raises
+    ValueError, in one line, for what is missing or damaged."""
+    if path.startswith(TFDS_PREFIX):
+        yield from _rows_of_tfds(path)
+        return
     for file in find_files.find(path).states:
         kind, suffix = find_files.file_type(file)
         if kind not in (".jsonl", ".parquet"):
@@ -178,6 +186,31 @@ def _rows_of_file(
         raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from None
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _rows_of_tfds(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    name, _, split = path.removeprefix(TFDS_PREFIX).partition("@")
+    examples = open_source.tfds_examples(data.Tfds(name=name, split=split or "train"))
+    for number, example in enumerate(examples, 1):
+        where = f"{path} example {number:,}"
+        yield where, {column: _plain_value(value, where) for column, value in example.items()}
+
+
+def _plain_value(value: Any, where: str) -> Any:
+    """A value of TFDS as that of a .jsonl file: a sequence of records is a dict of lists there."""
+    if isinstance(value, bytes):
+        return parse.utf8(value, where)
+    if isinstance(value, dict):
+        columns = {name: _plain_value(part, where) for name, part in value.items()}
+        if columns and all(isinstance(part, list) for part in columns.values()):
+            rows = zip(*columns.values(), strict=True)
+            return [dict(zip(columns, row, strict=True)) for row in rows]
+        return columns
+    if isinstance(value, np.generic | np.ndarray) and not value.ndim:
+        return _plain_value(value.item(), where)
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return value
+    return [_plain_value(part, where) for part in value]
 
 
 def recognize(where: str, row: dict[str, Any]) -> str:

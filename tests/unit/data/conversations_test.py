@@ -3,6 +3,7 @@ each with the token that ends it."""
 
 import json
 
+import numpy as np
 import pytest
 
 from gptjax.data import conversations
@@ -179,3 +180,37 @@ def test_what_is_dropped_and_truncated_is_counted(capsys):
     assert "train: 1 conversation dropped: truncated before the first answer (first: 4)" in lines
     with pytest.raises(ValueError, match="no conversation is left to learn from; 1 were dropped"):
         conversations.encode_all(iter([("2", turns("a"))]), TEMPLATE, 20, "drop", print, "dev")
+
+
+def test_a_prepared_data_set_of_tfds_is_read_as_files_are(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    rows = [{"messages": turns("Hi", f"caf\u00e9 {n}"), "scores": [0.5, n]} for n in range(3)]
+
+    class Talks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            text = tfds.features.Text()
+            message = tfds.features.Sequence({"role": text, "content": text})
+            columns = {"messages": message, "scores": tfds.features.Sequence(np.float32)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(columns))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(), "test": iter([(0, rows[0])])}
+
+        def _generate_examples(self):
+            yield from enumerate(rows)
+
+    Talks(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    found = list(conversations.read("tfds:talks", "auto"))
+    assert sorted(m[1]["content"] for _, m in found) == [f"caf\u00e9 {n}" for n in range(3)]
+    assert found[0][0] == "tfds:talks example 1" and found[0][1][0] == turns("Hi")[0]
+    ((_, row),) = conversations.read_rows("tfds:talks@test")
+    assert row == rows[0] and all(type(score) is float for score in row["scores"])
+    with pytest.raises(ValueError, match="split='no'"):
+        list(conversations.read_rows("tfds:talks@no"))
+    with pytest.raises(ValueError, match="none") as error:
+        list(conversations.read_rows("tfds:none"))
+    assert "\n" not in str(error.value)
