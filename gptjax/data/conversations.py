@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 
 from gptjax.config import data, find_files, parse
 from gptjax.data.sources import compression, files
@@ -206,7 +205,7 @@ def _plain_value(value: Any, where: str) -> Any:
             rows = zip(*columns.values(), strict=True)
             return [dict(zip(columns, row, strict=True)) for row in rows]
         return columns
-    if isinstance(value, np.generic | np.ndarray) and not value.ndim:
+    if hasattr(value, "ndim") and not value.ndim:  # of NumPy
         return _plain_value(value.item(), where)
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         return value
