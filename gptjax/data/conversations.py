@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-
 from gptjax.config import data, find_files, parse
 from gptjax.data.sources import compression, files
 from gptjax.data.sources import open as open_source
