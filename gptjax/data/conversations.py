@@ -118,10 +118,11 @@ class Notes:
     def __init__(self):
         self._counts, self._places = collections.Counter[str](), dict[str, str]()
 
-    def add(self, note: str, where: str) -> None:
-        """Counts one more of these."""
-        self._counts[note] += 1
-        self._places.setdefault(note, where)
+    def add(self, note: str, where: str, count: int = 1) -> None:
+        """Counts one more of these, or so many more."""
+        if count:
+            self._counts[note] += count
+            self._places.setdefault(note, where)
 
     def print(self, split: str, noun: str, print_line: Callable[[str], None]) -> None:
         """Prints a line for each reason, with the first place."""

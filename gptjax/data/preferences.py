@@ -12,6 +12,7 @@ from gptjax.data import conversations
 from gptjax.data.conversations import Encoded, Message, Template, Unusable
 from gptjax.data.tokenizers import build
 
+TIE_NOTE = "of equally good answers not learned"
 FORM_COLUMNS = {  # form -> the columns it is known by
     "ranked": ("prompt", "completions"),
     "pairs": ("prompt", "chosen", "rejected"),
@@ -38,13 +39,17 @@ class Ranking:
         """Returns a text of the prompt: all answers to it are for training, or all to validate."""
         return repr(self.prompt)
 
+    @property
+    def n_ties(self) -> int:
+        """The number of pairs that are equally good."""
+        return math.comb(len(self.ranks), 2) - len(self.pairs())
+
     def pairs(self) -> list[tuple[int, int]]:
-        """Returns the indices (the better, the worse) of all answers of different ranks."""
-        return [
-            (i, j)
-            for i, j in itertools.permutations(range(len(self.ranks)), 2)
-            if self.ranks[i] < self.ranks[j]
-        ]
+        """Returns the indices (the better, the worse) of all answers of different ranks, those of
+        the best first."""
+        order = sorted(range(len(self.ranks)), key=self.ranks.__getitem__)
+        pairs = itertools.combinations(order, 2)
+        return [(i, j) for i, j in pairs if self.ranks[i] < self.ranks[j]]
 
 
 def read(path: str, form: str) -> Iterator[tuple[str, Ranking]]:

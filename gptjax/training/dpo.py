@@ -140,15 +140,17 @@ class PreferenceRows(sft.ConversationRows):
 
     def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
         """As ConversationRows.encode."""
-        pairs, examples, notes = [], [], conversations.Notes()
+        pairs, examples, notes, ties = [], [], conversations.Notes(), conversations.Notes()
         for where, ranked in part:
             try:
                 new = preferences.encode_pairs(self.template, ranked, self.n_ctx)
                 pairs += new
                 examples.append((ranked.answers[0], new[0][0]))
+                ties.add(preferences.TIE_NOTE, where, ranked.n_ties)
             except ValueError as error:  # of the prompt, or of the template
                 notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
         notes.print(name, "prompt", print_line)
+        ties.print(name, "pair", print_line)
         if not pairs:
             raise ValueError(f"{name}: no pair is left to learn from{notes.reasons()}")
         self.examples[name] = examples[:3]

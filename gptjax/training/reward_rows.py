@@ -96,23 +96,17 @@ class RewardRows(sft.ConversationRows):
         self, part: Iterator, name: str, print_line: Callable[[str], None]
     ) -> list[Encoded]:
         """Returns the prompts that can be learned from; what is dropped is counted and printed."""
-        encoded, notes, n_ties, n_all = [], conversations.Notes(), 0, 0
+        encoded, notes, ties = [], conversations.Notes(), conversations.Notes()
         for where, ranking in part:
             try:
-                new = self._encode_ranking(ranking)
-                n_pairs, K = len(ranking.pairs()), len(ranking.ranks)
-                n_all, n_ties = n_all + K * (K - 1) // 2, n_ties + K * (K - 1) // 2 - n_pairs
-                encoded.append(new)
+                encoded.append(self._encode_ranking(ranking))
+                ties.add(preferences.TIE_NOTE, where, ranking.n_ties)
             except ValueError as error:  # of the prompt, or of the template
                 notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)
         notes.print(name, "prompt", print_line)
         if not encoded:
             raise ValueError(f"{name}: no prompt is left to learn from{notes.reasons()}")
-        if n_ties:
-            print_line(
-                f"{name}: {n_ties:,} of {n_all:,} pairs of completions are ties, which are not "
-                "learned"
-            )
+        ties.print(name, "pair", print_line)
         return encoded
 
     def _encode_ranking(self, ranking: Ranking) -> Encoded:

@@ -98,7 +98,7 @@ def test_it_learns_which_completion_is_better(folder, finished, capsys):
     assert (finished / run_dir.CHOSEN).read_bytes() == chosen
     said = " ".join(capsys.readouterr().out.split())
     assert "dropped: all answers are equally good (first:" in said
-    assert "pairs of completions are ties, which are not learned" in said
+    assert "pairs of equally good answers not learned (first:" in said
     assert "was never fine-tuned on conversations" in said
     assert "1. <|user|>film" in said and "demonstrations score 0 on average" in said
     assert f"{json.loads(chosen)['validation_accuracy']['n_pairs']:,} pairs" in said
