@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, sweep
+from gptjax.config import count, count_rlhf, sweep
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.config.schema import Attention, Config, Experts
 from gptjax.configs import registry
@@ -30,12 +30,16 @@ With --topology: the whole training step, compiled for chips that are not here
 (v4, v5e, v5p, v6e, tpu7x: needs libtpu; h100: jax's CUDA wheels). Whether it
 fits, what each chip computes and sends, and how long a step takes at best. The
 exit status is 0 if it fits, and 1 if it does not. With --search or --grid as
-well: several ways to run it, ranked. Each takes minutes to compile."""
+well: several ways to run it, ranked. Each takes minutes to compile.
+
+With --rlhf: an iteration of learning from a reward by such a recipe: its
+rollouts with their KV cache, the scores and the updates."""
 EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --grid "compute.remat=full|attention+mid"
-  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search"""
+  python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
+  python -m gptjax.plan --config=gpt3_175b --rlhf=instructgpt_ppo_ptx --reward=gpt3_6b7"""
 
 
 def main(argv: list[str]) -> int | None:
@@ -46,6 +50,14 @@ def main(argv: list[str]) -> int | None:
         "--topology",
         metavar="NAME",
         help="chips to compile for: v5p-1024 or v5p:8x8x8, v6e-8, 2xv5p-128, h100-8",
+    )
+    parser.add_argument(
+        "--rlhf", metavar="RECIPE", help="a recipe of gptjax.rlhf: what its iterations cost"
+    )
+    parser.add_argument(
+        "--reward",
+        metavar="NAME",
+        help="with --rlhf: config of the reward model and value function (default: --config's)",
     )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
@@ -60,6 +72,14 @@ def main(argv: list[str]) -> int | None:
     )
     args = parser.parse_args(argv)
     points = sweep.grid(*map(sweep.parse_axis, args.grid)) if args.grid else ()
+    if args.rlhf is None and args.reward is not None:
+        raise ValueError("--reward is of --rlhf=RECIPE: give that, too")
+    if args.rlhf is not None:
+        if args.topology is not None or args.search or args.grid:
+            raise ValueError("--rlhf is counted, not compiled: leave out --topology")
+        figures = plan_rlhf(cli.resolve_config(args), args.rlhf, args.reward)
+        print(json.dumps(figures, indent=1) if args.json else render_rlhf(figures))
+        return
     if args.topology is not None:
         config = cli.resolve_config(args)
         return compile_and_report(config, args.topology, args.search, points, args.json)
@@ -170,6 +190,22 @@ def plan_config(config: Config) -> dict[str, Any]:
     }
 
 
+def plan_rlhf(config: Config, recipe: str, reward: str | None) -> dict[str, Any]:
+    """Returns every figure of an iteration of a recipe of gptjax.rlhf. reward: name of the config
+    of the reward model and value function; None: the policy's. Raises ValueError if prompts and
+    answers do not fit into the context."""
+    task = registry.rlhf_recipe(recipe).task
+    reward_config = config if reward is None else registry.config(reward)
+    for name, n_ctx in {c.name: c.model.n_ctx for c in (config, reward_config)}.items():
+        if task.row_tokens > n_ctx:
+            raise ValueError(
+                f"{recipe} has prompts and answers of {task.row_tokens:,} tokens, and {name} a "
+                f"context of {n_ctx:,}: choose a model with a longer one, or --set model.n_ctx"
+            )
+    names = {"name": config.name, "recipe": recipe, "reward": reward_config.name}
+    return names | count_rlhf.programs(config, task, reward_config)
+
+
 def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
     layers = count.layer_counts(config.model)[pattern]
     return {
@@ -257,6 +293,55 @@ def render_plan(p: dict[str, Any]) -> str:
                 for a, b, c in (row or ("", "", "") for row in rows)
             ),
         ]
+    )
+
+
+def render_rlhf(p: dict[str, Any]) -> str:
+    """Formats the plan of an iteration of learning from a reward."""
+    rows: list[tuple[str, ...]] = [
+        ("memory that stays, over all devices", "", ""),
+        ("  policy: parameters, Adam", human_bytes(p["policy_state_bytes"]), ""),
+        ("  value function: the same", human_bytes(p["value_state_bytes"]), ""),
+        ("  running mean of the policy", human_bytes(p["ema_bytes"]), ""),
+        ("  reference", human_bytes(p["reference_bytes"]), ""),
+        ("  reward model", human_bytes(p["reward_bytes"]), ""),
+        (),
+        ("rollout", f"{p['rollout_flops']:.2e} FLOPs", f"{si(p['rollout_tokens'])} tokens at most"),
+        ("  copy of the policy", human_bytes(p["sampler_bytes"]), "bfloat16"),
+        (
+            f"  KV cache of {p['rows']} answers, {p['kv_cache_dtype']}",
+            human_bytes(p["kv_cache_bytes"]),
+            f"{human_bytes(p['kv_cache_bytes_per_row'])} an answer",
+        ),
+        (),
+        ("score", f"{p['score_flops']:.2e} FLOPs", ""),
+        (),
+        ("update", f"{p['update_flops']:.2e} FLOPs", f"{p['minibatches']} updates"),
+        ("  gradients", human_bytes(p["gradient_bytes"]), ""),
+        ("  activations of a row of text", human_bytes(p["row_bytes"]), "bfloat16"),
+        ("  tokens of text", si(p["ptx_tokens"]), ""),
+        (),
+        ("iterations", f"{p['iterations']:,}", ""),
+        (
+            "PF-days",
+            sig3(
+                p["iterations"]
+                * (p["rollout_flops"] + p["score_flops"] + p["update_flops"])
+                / (1e15 * 86_400)
+            ),
+            "",
+        ),
+    ]
+    title = (
+        f"{p['recipe']} of {p['name']}, {si(p['policy_parameters'])} parameters, reward model and "
+        f"value\nfunction of {p['reward']}: an iteration of {p['rows']} answers of up to "
+        f"{p['row_tokens']:,} tokens"
+    )
+    lines = [
+        f"{_pad_name(a)}{b:>17}  {c:>22}".rstrip() for a, b, c in (r or ("",) * 3 for r in rows)
+    ]
+    return "\n".join(
+        [title, "", *lines, "", "KV cache and activations: those of a chunk are held at a time."]
     )
 
 

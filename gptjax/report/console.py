@@ -245,9 +245,10 @@ class TrainingDisplay:
     def update(self, step: int, values: dict[str, Any]) -> None:
         """Shows the values of step `step` (from 1): tokens, loss, accuracy, margin, lr,
         tokens_per_s, mfu and skipped_in_row; or, of an evaluation, tokens, validation_loss,
-        validation_accuracy, perplexity and bits_per_byte.
+        validation_accuracy, perplexity and bits_per_byte. Of a run that learns from a reward: score
+        and kl in place of tokens, and validation_score and validation_kl.
         """
-        if "validation_loss" in values:
+        if "validation_loss" in values or "validation_score" in values:
             self._console.print(self._format_validation(step, values), "bold cyan")
             return
         self._update_speed(step)
@@ -308,8 +309,13 @@ class TrainingDisplay:
     def _format_validation(self, step: int, values: dict[str, Any]) -> str:
         """The line of an evaluation; without tokens where it would not fit on the terminal."""
         tokens = {name: value for name, value in values.items() if name == "tokens"}
-        start = self._format_step(step)
-        words = [f"validation loss {values['validation_loss']:.4f}"]
+        start, words = self._format_step(step), []
+        if "validation_score" in values:
+            tokens = {}
+            words = [f"held-out prompts: score {values['validation_score']:.4f}"]
+            words += [f"KL {values['validation_kl']:.3f}"]
+        if "validation_loss" in values:
+            words += [f"validation loss {values['validation_loss']:.4f}"]
         words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
         words += [_format_accuracy(values)] if "validation_accuracy" in values else []
         words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
@@ -323,6 +329,8 @@ class TrainingDisplay:
 
 def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
     """Formats each value. aligned: in a fixed width and including lr, for lines in a column."""
+    if "kl" in values:  # its rows are answers, shorter than the context
+        values = {name: value for name, value in values.items() if name not in ("tokens", "mfu")}
     if aligned:
         formatters = {
             "tokens": lambda n: f"tokens {si(n):>5}",
@@ -340,6 +348,8 @@ def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, s
             "tokens": lambda n: f"{si(n)} tokens",
             "loss": lambda x: f"loss {x:.3f}",
             "accuracy": lambda x: f"accuracy {x:.1%}",
+            "score": lambda x: f"score {x:.3f}",
+            "kl": lambda x: f"KL {x:.2f}",
             "tokens_per_s": lambda x: f"{_format_speed(x)} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
         }

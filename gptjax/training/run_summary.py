@@ -5,6 +5,7 @@ from typing import Any
 from gptjax.config import count
 from gptjax.config.layer import Experts
 from gptjax.config.model import Model
+from gptjax.config.rlhf import Rlhf
 from gptjax.report.console import si
 from gptjax.runtime import run_dir
 
@@ -61,8 +62,7 @@ def summarize(context: Any) -> list[tuple[str, str]]:
         ("model", describe_model(c.model)),
         ("attention", f"{kernels}, over a context of {c.model.n_ctx:,}"),
         ("data", context.dataset.summary()),
-        ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
-        ("steps", f"{batch_schedule.n_steps:,}, to {si(n_tokens)} tokens"),
+        *_length_rows(context, microbatches),
         (
             "learning rate",
             f"peak {c.train.schedule.peak_lr:.2e}, "
@@ -88,6 +88,28 @@ def summarize(context: Any) -> list[tuple[str, str]]:
     rereads = "; ".join(f"{source} {times:,.1f} times" for source, times in epochs(context))
     reread_rows = [("read again", rereads)] * bool(rereads)
     return rows[:2] + exchange_rows + rows[2:3] + reread_rows + rows[3:]
+
+
+def _length_rows(context: Any, microbatches: str) -> list[tuple[str, str]]:
+    """The rows about the batch and the length of a run."""
+    c, n_steps = context.config, context.batch_schedule.n_steps
+    match c.task:
+        case Rlhf() as task:
+            epochs = f", {task.inner_epochs} times" * (task.inner_epochs > 1)
+            return [
+                (
+                    "iteration",
+                    f"{task.batch_rows} answers of up to {task.answer_tokens} tokens to prompts of "
+                    f"up to {task.prompt_tokens}; {task.minibatches} minibatches{epochs}",
+                ),
+                ("iterations", f"{n_steps:,}, {n_steps * task.batch_rows:,} answers in all"),
+                ("advantage", f"{task.advantage}; clip {task.clip}"),
+                ("KL penalty", f"{task.kl_coef} at the start, {task.kl}"),
+            ]
+    return [
+        ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
+        ("steps", f"{n_steps:,}, to {si(context.batch_schedule.tokens(n_steps))} tokens"),
+    ]
 
 
 def describe_model(model: Model) -> str:

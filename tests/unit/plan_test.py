@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import plan
+from gptjax.config import count, count_rlhf
 from gptjax.config.overrides import override
 from gptjax.configs import registry
 from gptjax.runtime import units
@@ -205,3 +206,32 @@ def test_more_steps_than_the_length_gives_are_refused():
         ),
     ):
         plan.main(["--config=shakespeare_char", "--set", "train.steps=3000"])
+
+
+def test_an_iteration_of_rlhf_is_counted_from_its_parts(capsys):
+    """175B with reward model and value function of 6.7B, as InstructGPT."""
+    arguments = ["--config=gpt3_175b", "--rlhf=instructgpt_ppo_ptx", "--reward=gpt3_6b7", "--json"]
+    plan.main(arguments)
+    p = json.loads(capsys.readouterr().out)
+    policy, reward = registry.config("gpt3_175b"), registry.config("gpt3_6b7")
+    n, n_reward = (count.padded_parameters(c.model) for c in (policy, reward))
+    tokens = 512 * 2048
+    forward, small = (count.forward_flops_per_token(c.model) for c in (policy, reward))
+    assert p["policy_state_bytes"] == 12 * n and p["reference_bytes"] == p["ema_bytes"] == 4 * n
+    assert p["value_state_bytes"] == 12 * n_reward and p["reward_bytes"] == 4 * n_reward
+    assert p["gradient_bytes"] == 4 * (n + n_reward) and p["sampler_bytes"] == 2 * n
+    # Half of the layers keep 256 of up to 2,048 keys, 12,288 wide, of 2 bytes, with their values.
+    assert p["kv_cache_bytes_per_row"] == 48 * (2048 + 256) * 2 * 12288 * 2
+    assert p["rollout_flops"] == tokens * forward
+    assert p["score_flops"] == tokens * (2 * forward + 2 * small)
+    assert p["ptx_tokens"] == 8 * tokens
+    assert p["update_flops"] == 3 * (9 * tokens * forward + tokens * small)
+    plan.main(arguments[:-1])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and "KV cache of 512 answers" in shown
+    grouped = count_rlhf.programs(policy, registry.rlhf_recipe("grpo").task, reward)
+    assert grouped["value_parameters"] == grouped["value_state_bytes"] == 0
+    with pytest.raises(ValueError, match="gpt2_124m a context of 1,024: choose a model"):
+        plan.main(["--config=gpt2_124m", "--rlhf=instructgpt_ppo"])
+    with pytest.raises(ValueError, match="--reward is of --rlhf=RECIPE"):
+        plan.main(["--config=gpt2_124m", "--reward=gpt3_6b7"])

@@ -1,0 +1,53 @@
+"""Bytes and FLOPs of learning from a reward by sampling, from the configs alone: its three programs
+rollout, score and update."""
+
+from typing import Any
+
+from gptjax.config import count
+from gptjax.config.rlhf import Gae, RewardModel, Rlhf, SeparateValue
+from gptjax.config.schema import Config
+
+
+def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
+    """Returns every figure of an iteration by name; bytes over all devices.
+
+    reward: of the reward model, whose model is that of the value function as well. State is what a
+    checkpoint holds: parameters and Adam's moments in float32. The reference and the reward model
+    are float32 too; the sampler holds a copy of the policy in bfloat16."""
+    p, r = policy.model, reward.model
+    has_value = isinstance(task.advantage, Gae) and isinstance(task.advantage.value, SeparateValue)
+    has_reward_model = isinstance(task.reward, RewardModel)
+    n_policy, n_reward = count.padded_parameters(p), count.padded_parameters(r)
+    rows, length = task.batch_rows, task.row_tokens
+    tokens = rows * length
+    forward, reward_forward = count.forward_flops_per_token(p), count.forward_flops_per_token(r)
+    value_forward = reward_forward if has_value else 0.0
+    ptx_tokens = 0 if task.ptx is None else rows * task.ptx.rows_per_answer * p.n_ctx
+    dtype = count.kv_cache_dtype(policy)
+    n_passes = task.inner_epochs
+    return {
+        "rows": rows,
+        "row_tokens": length,
+        "minibatches": task.minibatches * task.inner_epochs,
+        "policy_parameters": n_policy,
+        "reward_parameters": n_reward if has_reward_model else 0,
+        "value_parameters": n_reward if has_value else 0,
+        "policy_state_bytes": count.state_bytes(p),
+        "value_state_bytes": count.state_bytes(r) if has_value else 0,
+        "ema_bytes": 0 if task.ema is None else 4 * n_policy,
+        "reference_bytes": 4 * n_policy,
+        "reward_bytes": 4 * n_reward if has_reward_model else 0,
+        "sampler_bytes": 2 * n_policy,
+        "kv_cache_dtype": dtype,
+        "kv_cache_bytes_per_row": count.kv_cache_bytes(p, length, dtype),
+        "kv_cache_bytes": rows * count.kv_cache_bytes(p, length, dtype),
+        "gradient_bytes": count.gradient_bytes(p) + (count.gradient_bytes(r) if has_value else 0),
+        "row_bytes": count.activation_bytes(policy, 1, "bfloat16"),
+        "rollout_flops": tokens * forward,
+        "score_flops": tokens * (2 * forward + value_forward)
+        + (tokens * reward_forward if has_reward_model else 0),
+        "update_flops": n_passes * 3 * (tokens * (forward + value_forward) + ptx_tokens * forward),
+        "rollout_tokens": rows * task.answer_tokens,
+        "ptx_tokens": ptx_tokens * n_passes,
+        "iterations": task.episodes // rows,
+    }
