@@ -1,4 +1,4 @@
-"""Train a reward model on ranked completions, and score texts with it: `python -m gptjax.reward
+"""Train a reward model on ranked completions, and score texts: `python -m gptjax.reward
 --config=reward --init=RUN --set task.train=FILE`. InstructGPT (2203.02155) section 3.5."""
 
 import json

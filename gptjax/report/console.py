@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 NOT_IN_NARROW_LINES = ("tokens", "mfu", "margin")  # the first are left out first
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
+VALIDATION_FORMATS = {
+    "validation_score": "held-out prompts: score {:.4f}",
+    "validation_kl": "KL {:.3f}",
+    "validation_loss": "validation loss {:.4f}",
+    **{name: f"{name} {{:.2f}}" for name in TASK_METRICS},
+    "validation_accuracy": "",
+    "perplexity": "perplexity {:,.2f}",
+    "bits_per_byte": "bits per byte {:.4f}",
+}  # metric of an evaluation -> how it is shown
 # Seconds after which a measured speed counts half: long enough that an evaluation does not make the
 # remaining time jump.
 SPEED_HALF_LIFE = 600.0
@@ -308,20 +317,14 @@ class TrainingDisplay:
 
     def _format_validation(self, step: int, values: dict[str, Any]) -> str:
         """The line of an evaluation; without tokens where it would not fit on the terminal."""
-        tokens = {name: value for name, value in values.items() if name == "tokens"}
-        start, words = self._format_step(step), []
-        if "validation_score" in values:
-            tokens = {}
-            words = [f"held-out prompts: score {values['validation_score']:.4f}"]
-            words += [f"KL {values['validation_kl']:.3f}"]
-        if "validation_loss" in values:
-            words += [f"validation loss {values['validation_loss']:.4f}"]
-        words += [f"{name} {values[name]:.2f}" for name in TASK_METRICS if name in values]
-        words += [_format_accuracy(values)] if "validation_accuracy" in values else []
-        words += [f"perplexity {values['perplexity']:,.2f}"] if "perplexity" in values else []
-        words += (
-            [f"bits per byte {values['bits_per_byte']:.4f}"] if "bits_per_byte" in values else []
-        )
+        is_scored = "validation_score" in values  # whose tokens say little
+        tokens = {k: v for k, v in values.items() if k == "tokens" and not is_scored}
+        start = self._format_step(step)
+        words = [
+            _format_accuracy(values) if name == "validation_accuracy" else form.format(values[name])
+            for name, form in VALIDATION_FORMATS.items()
+            if name in values
+        ]
         line = "  ".join([start, *_format_values(tokens, aligned=True).values(), *words])
         fits = self._bar.disable or len(line) <= self._console.width
         return line if fits else "  ".join([start, *words])
