@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
+from gptjax.report import metric_formats
 from gptjax.runtime import errors
 
 if TYPE_CHECKING:
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
 
 NOT_IN_NARROW_LINES = ("tokens", "mfu", "margin")  # the first are left out first
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
-VALIDATION_FORMATS = {
-    "validation_score": "held-out prompts: score {:.4f}",
-    "validation_kl": "KL {:.3f}",
-    "validation_loss": "validation loss {:.4f}",
-    **{name: f"{name} {{:.2f}}" for name in TASK_METRICS},
-    "validation_accuracy": "",
-    "perplexity": "perplexity {:,.2f}",
-    "bits_per_byte": "bits per byte {:.4f}",
-}  # metric of an evaluation -> how it is shown
 # Seconds after which a measured speed counts half: long enough that an evaluation does not make the
 # remaining time jump.
 SPEED_HALF_LIFE = 600.0
@@ -261,13 +253,13 @@ class TrainingDisplay:
             self._console.print(self._format_validation(step, values), "bold cyan")
             return
         self._update_speed(step)
-        self._values = _format_values(values)
+        self._values = metric_formats.format_values(values)
         self._draw()
         skipped = bool(values.get("skipped_in_row"))
         if skipped or step % self._every_log == 0 or step == self._n_steps:
             ends = ["not finite: update skipped"] * skipped
             ends += [self._time_left()] * bool(self._bar.disable and self._time_left())
-            words = _format_values(values, aligned=True)
+            words = metric_formats.format_values(values, aligned=True)
             for name in NOT_IN_NARROW_LINES:
                 line = "  ".join([self._format_step(step), *words.values(), *ends])
                 if self._bar.disable or len(line) <= self._console.width:
@@ -283,7 +275,7 @@ class TrainingDisplay:
         self._update_speed(step - 1 + done)
         self._values.pop("state", None)
         if tokens_per_s is not None:
-            self._values |= _format_values({"tokens_per_s": tokens_per_s})
+            self._values |= metric_formats.format_values({"tokens_per_s": tokens_per_s})
         self._draw()
 
     def _update_speed(self, position: float) -> None:
@@ -320,60 +312,12 @@ class TrainingDisplay:
         is_scored = "validation_score" in values  # whose tokens say little
         tokens = {k: v for k, v in values.items() if k == "tokens" and not is_scored}
         start = self._format_step(step)
-        words = [
-            _format_accuracy(values) if name == "validation_accuracy" else form.format(values[name])
-            for name, form in VALIDATION_FORMATS.items()
-            if name in values
-        ]
-        line = "  ".join([start, *_format_values(tokens, aligned=True).values(), *words])
+        words = metric_formats.format_validation(values)
+        line = "  ".join(
+            [start, *metric_formats.format_values(tokens, aligned=True).values(), *words]
+        )
         fits = self._bar.disable or len(line) <= self._console.width
         return line if fits else "  ".join([start, *words])
-
-
-def _format_values(values: dict[str, Any], aligned: bool = False) -> dict[str, str]:
-    """Formats each value. aligned: in a fixed width and including lr, for lines in a column."""
-    if "kl" in values:  # its rows are answers, shorter than the context
-        values = {name: value for name, value in values.items() if name not in ("tokens", "mfu")}
-    if aligned:
-        formatters = {
-            "tokens": lambda n: f"tokens {si(n):>5}",
-            "loss": lambda x: f"loss {x:7.4f}",
-            "accuracy": lambda x: f"accuracy {x:6.1%}",
-            "margin": lambda x: f"margin {x:7.3f}",
-            "score": lambda x: f"score {x:7.4f}",
-            "kl": lambda x: f"KL {x:6.3f}",
-            "lr": lambda x: f"lr {x:.2e}",
-            "tokens_per_s": lambda x: f"{_format_speed(x):>7} tok/s",
-            "mfu": lambda x: f"MFU {x:5.1%}",
-        }
-    else:
-        formatters = {
-            "tokens": lambda n: f"{si(n)} tokens",
-            "loss": lambda x: f"loss {x:.3f}",
-            "accuracy": lambda x: f"accuracy {x:.1%}",
-            "score": lambda x: f"score {x:.3f}",
-            "kl": lambda x: f"KL {x:.2f}",
-            "tokens_per_s": lambda x: f"{_format_speed(x)} tok/s",
-            "mfu": lambda x: f"MFU {x:.0%}",
-        }
-    return {
-        name: formatter(values[name])
-        for name, formatter in formatters.items()
-        if values.get(name) is not None
-    }
-
-
-def _format_accuracy(values: dict[str, Any]) -> str:
-    """The share of right pairs, with its interval if it has one."""
-    line = f"accuracy {values['validation_accuracy']:.1%}"
-    if "validation_accuracy_low" in values:
-        low, high = (100 * values[f"validation_accuracy_{end}"] for end in ("low", "high"))
-        line += f" ({low:.1f} to {high:.1f})"
-    return line
-
-
-def _format_speed(x: float) -> str:
-    return f"{x:.1f}" if x < 10 else f"{x:,.0f}" if x < 100_000 else si(x)
 
 
 def human_duration(seconds: float) -> str:
@@ -392,17 +336,3 @@ def human_duration(seconds: float) -> str:
         return f"{hours / 24:.0f} days"
     years = hours / 24 / 365.25
     return f"{years:.1f} years" if years < 100 else f"{years:,.0f} years"
-
-
-def si(n: float) -> str:
-    """Formats a count with three digits: 512, 12.3k, 4.1M, 300B, 1.2T."""
-    value = float(f"{n:.3g}")
-    size, unit = next(
-        (
-            pair
-            for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-            if abs(value) >= pair[0]
-        ),
-        (1.0, ""),
-    )
-    return f"{value / size:g}{unit}"

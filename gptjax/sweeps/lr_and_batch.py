@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gptjax.config import overrides
 from gptjax.config.schema import Config
-from gptjax.report import console, loss_plot
+from gptjax.report import loss_plot, metric_formats
 from gptjax.sweeps import comparison, report_page
 from gptjax.sweeps.points import labels as distinct_labels
 
@@ -264,9 +264,11 @@ def batch_section(
                 f"{_mean_loss(batch.search.best_arm):.4f}",
                 f"{batch.search.fitted_peak:.2g}" + (" (edge)" if batch.search.is_at_edge else ""),
                 peaks,
-                "" if batch.search.noise_scale is None else console.si(batch.search.noise_scale),
-                console.si(batch.tokens_to_loss),
-                "" if batch.predicted_tokens is None else console.si(batch.predicted_tokens),
+                ""
+                if batch.search.noise_scale is None
+                else metric_formats.si(batch.search.noise_scale),
+                metric_formats.si(batch.tokens_to_loss),
+                "" if batch.predicted_tokens is None else metric_formats.si(batch.predicted_tokens),
             )
         )
     _plot_batches(batches, target, noise, path)
