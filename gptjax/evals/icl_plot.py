@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.report import loss_plot, metric_formats
+from gptjax.report import formats, loss_plot
 from gptjax.runtime import checksums
 
 COLORS = ("#9CC5E8", "#4C78A8", "#1F3A5F", "#D1495B", "#6B7280", "#E8A33D", "#3C8D5A", "#7B4FA3")
@@ -104,7 +104,7 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
         same_size = [
             other for other in models.values() if other["parameters"] == model["parameters"]
         ]
-        name = f"{metric_formats.si(model['parameters'])} parameters"
+        name = f"{formats.si(model['parameters'])} parameters"
         name += f", {model['name']}" if len(same_size) > 1 else ""
         name += (
             f" {digest[:6]}"
@@ -278,7 +278,7 @@ def plot_by_size(axes: Any, records: Sequence[Record]) -> None:
         axes.plot(sizes, means, color=color, label=kind)
     axes.set_xscale("log")
     axes.minorticks_off()
-    axes.set_xticks(sizes, [metric_formats.si(size) for size in sizes])
+    axes.set_xticks(sizes, [formats.si(size) for size in sizes])
     if not included:
         axes.text(
             0.5,

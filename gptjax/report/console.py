@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
-from gptjax.report import metric_formats
+from gptjax.report import formats
 from gptjax.runtime import errors
 
 if TYPE_CHECKING:
@@ -253,13 +253,13 @@ class TrainingDisplay:
             self._console.print(self._format_validation(step, values), "bold cyan")
             return
         self._update_speed(step)
-        self._values = metric_formats.format_values(values)
+        self._values = formats.format_values(values)
         self._draw()
         skipped = bool(values.get("skipped_in_row"))
         if skipped or step % self._every_log == 0 or step == self._n_steps:
             ends = ["not finite: update skipped"] * skipped
             ends += [self._time_left()] * bool(self._bar.disable and self._time_left())
-            words = metric_formats.format_values(values, aligned=True)
+            words = formats.format_values(values, aligned=True)
             for name in NOT_IN_NARROW_LINES:
                 line = "  ".join([self._format_step(step), *words.values(), *ends])
                 if self._bar.disable or len(line) <= self._console.width:
@@ -275,7 +275,7 @@ class TrainingDisplay:
         self._update_speed(step - 1 + done)
         self._values.pop("state", None)
         if tokens_per_s is not None:
-            self._values |= metric_formats.format_values({"tokens_per_s": tokens_per_s})
+            self._values |= formats.format_values({"tokens_per_s": tokens_per_s})
         self._draw()
 
     def _update_speed(self, position: float) -> None:
@@ -312,10 +312,8 @@ class TrainingDisplay:
         is_scored = "validation_score" in values  # whose tokens say little
         tokens = {k: v for k, v in values.items() if k == "tokens" and not is_scored}
         start = self._format_step(step)
-        words = metric_formats.format_validation(values)
-        line = "  ".join(
-            [start, *metric_formats.format_values(tokens, aligned=True).values(), *words]
-        )
+        words = formats.format_validation(values)
+        line = "  ".join([start, *formats.format_values(tokens, aligned=True).values(), *words])
         fits = self._bar.disable or len(line) <= self._console.width
         return line if fits else "  ".join([start, *words])
 

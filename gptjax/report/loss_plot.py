@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from gptjax.config import parse
-from gptjax.report import events, metric_formats
+from gptjax.report import events, formats
 
 TRAIN, VALID, LR, INK, FAINT = "#4C78A8", "#D1495B", "#6B7280", "#1F2937", "#E5E7EB"
 WIDTH, HEIGHT, DPI = 9.0, 6.0, 150  # inches: 1350 x 900 pixels, still legible at 900 x 600
@@ -74,9 +74,7 @@ def _make_figure(name: str, records: list[dict]):
     train, valid, lr = (_points(records, value) for value in ("loss", "validation_loss", "lr"))
     token_counts = [tokens for tokens, _ in train + valid if tokens > 0]
     # Not for fine-tuning, which has few epochs and no early drop to make visible.
-    has_metrics = any(
-        score in record for record in records for score in metric_formats.TASK_METRICS
-    )
+    has_metrics = any(score in record for record in records for score in formats.TASK_METRICS)
     log_scale = (
         bool(token_counts) and max(token_counts) > 30 * min(token_counts) and not has_metrics
     )
@@ -138,7 +136,7 @@ def _style_axes(figure, upper, lower, unit):
     lower.set_ylim(bottom=0)
     lower.yaxis.set_major_locator(MaxNLocator(2))
     lower.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
-    lower.xaxis.set_major_formatter(FuncFormatter(lambda n, _: metric_formats.si(n)))
+    lower.xaxis.set_major_formatter(FuncFormatter(lambda n, _: formats.si(n)))
     lower.xaxis.set_minor_formatter(NullFormatter())
     lower.tick_params(axis="x", pad=8)  # away from the 0 next to the corner
     for axes in (upper, lower):
@@ -160,9 +158,7 @@ def _set_title(axes, name, records, train):
     last = next((record for record in reversed(records) if "validation_loss" in record), None)
     if last is not None:
         facts = [f"validation loss {last['validation_loss']:.4f}"]
-        facts += [
-            f"{score} {last[score]:.2f}%" for score in metric_formats.TASK_METRICS if score in last
-        ]
+        facts += [f"{score} {last[score]:.2f}%" for score in formats.TASK_METRICS if score in last]
         facts += [f"perplexity {last['perplexity']:,.2f}"] if "perplexity" in last else []
         facts += [f"{last['bits_per_byte']:.3f} bits per byte"] if "bits_per_byte" in last else []
     else:

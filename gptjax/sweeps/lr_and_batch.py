@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gptjax.config import overrides
 from gptjax.config.schema import Config
-from gptjax.report import loss_plot, metric_formats
+from gptjax.report import formats, loss_plot
 from gptjax.sweeps import comparison, report_page
 from gptjax.sweeps.points import labels as distinct_labels
 
@@ -264,11 +264,9 @@ def batch_section(
                 f"{_mean_loss(batch.search.best_arm):.4f}",
                 f"{batch.search.fitted_peak:.2g}" + (" (edge)" if batch.search.is_at_edge else ""),
                 peaks,
-                ""
-                if batch.search.noise_scale is None
-                else metric_formats.si(batch.search.noise_scale),
-                metric_formats.si(batch.tokens_to_loss),
-                "" if batch.predicted_tokens is None else metric_formats.si(batch.predicted_tokens),
+                "" if batch.search.noise_scale is None else formats.si(batch.search.noise_scale),
+                formats.si(batch.tokens_to_loss),
+                "" if batch.predicted_tokens is None else formats.si(batch.predicted_tokens),
             )
         )
     _plot_batches(batches, target, noise, path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptjax.config import count
 from gptjax.data import unicode
-from gptjax.report import console, loss_plot, metric_formats
+from gptjax.report import console, formats, loss_plot
 from gptjax.sweeps import comparison, run_status
 
 COLORS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
@@ -177,7 +177,7 @@ def style_axes(axes) -> None:
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(
             matplotlib.ticker.FuncFormatter(
-                lambda x, _: metric_formats.si(x) if 1 <= x < 1e15 else f"{x:g}"
+                lambda x, _: formats.si(x) if 1 <= x < 1e15 else f"{x:g}"
             )
         )
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())

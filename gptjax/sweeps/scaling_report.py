@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config import count
-from gptjax.report import loss_plot, metric_formats
+from gptjax.report import formats, loss_plot
 from gptjax.sweeps import comparison, report_page, scaling_fit
 from gptjax.sweeps.points import run_tokens
 
@@ -132,14 +132,14 @@ def fit_all(arms: Sequence[ScalePoint]) -> list[Law]:
     cheapest = scaling_fit.pareto_frontier([[(arm.C, arm.mean_loss)] for arm in arms])
     candidates = [
         (
-            f"L(N) at D = {metric_formats.si(longest or 0)}",
+            f"L(N) at D = {formats.si(longest or 0)}",
             "power",
             [a for a in arms if a.D == longest],
             "N",
             lambda a: a.D == longest,
         ),
         (
-            f"L(D) at N = {metric_formats.si(largest or 0)}",
+            f"L(D) at N = {formats.si(largest or 0)}",
             "power",
             [a for a in arms if a.N == largest],
             "D",
@@ -223,7 +223,7 @@ def _law_rows(law: Law, targets: Sequence[ScalePoint]) -> list[tuple[str, ...]]:
 
 
 def _format_scale(arm: ScalePoint) -> tuple[str, str]:
-    return metric_formats.si(arm.N), metric_formats.si(arm.D)
+    return formats.si(arm.N), formats.si(arm.D)
 
 
 def plot_laws(
@@ -268,7 +268,7 @@ def _plot_by_size(
             [arm.mean_loss for arm in own_points],
             "o",
             color=color,
-            label=f"{metric_formats.si(D)} tokens",
+            label=f"{formats.si(D)} tokens",
         )
         if law and law.applies_to(own_points[0]):
             axes.plot(

@@ -6,7 +6,7 @@ from gptjax.config import count
 from gptjax.config.layer import Experts
 from gptjax.config.model import Model
 from gptjax.config.rlhf import Rlhf
-from gptjax.report.metric_formats import si
+from gptjax.report.formats import si
 from gptjax.runtime import run_dir
 
 # Muennighoff et al. (2305.16264): until then a repeated token is worth nearly a new one

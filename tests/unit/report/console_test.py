@@ -14,7 +14,7 @@ import rich.console
 import rich.live
 import rich.text
 
-from gptjax.report import console, metric_formats
+from gptjax.report import console, formats
 
 STEP = {
     "tokens": 4_096_000,
@@ -394,7 +394,7 @@ def test_durations_are_readable(seconds, text):
     + [(1.2e12, "1.2T"), (3e15, "3000T"), (-20_000, "-20k"), (0.25, "0.25")],
 )
 def test_quantities_have_three_digits(n, text):
-    assert metric_formats.si(n) == text
+    assert formats.si(n) == text
 
 
 def test_importing_the_reports_imports_nothing_slow():
