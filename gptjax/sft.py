@@ -68,7 +68,6 @@ def run(
     weights = load.load(args.init)
     check(recipe, weights.config, out)
     check_context(recipe, weights.config.model, args.init)
-    weights.check(weights.config, build.build(weights.config.data.tokenizer))
     has_template = has_chat_template(recipe.task)
     spec, n_vocab = weights.config.data.tokenizer, weights.config.model.n_vocab
     if has_template:

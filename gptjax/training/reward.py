@@ -210,6 +210,7 @@ class RewardObjective(sft.SftObjective):
         texts = self._rows.texts
         scores = TextScores(context.config, context.step.model, context.mesh)(params, texts)
         scale = find_scale(task, params, scores)
+        head = trees.digests(params[scalar_head.NAME])  # all processes compute it
         accuracy, calibration = pair_accuracy.measure(pairs), pair_accuracy.calibrate(pairs)
         context.out.print(str(accuracy))
         if task.normalize is not None:
@@ -223,7 +224,6 @@ class RewardObjective(sft.SftObjective):
             ),
         )
         result = dataclasses.asdict(accuracy) | {"calibration_error": calibration.error}
-        head = trees.digests(params[scalar_head.NAME])
         record = {"step": chosen, **scale, "head": head, "validation_accuracy": result}
         checksums.save(context.directory / run_dir.CHOSEN, record)
         context.try_optional("chosen.json is not copied", context.bucket_sync.upload)

@@ -16,6 +16,7 @@ from gptjax.config import continuation
 from gptjax.config.chat import Conversations, Preferences, Rankings
 from gptjax.data import conversations, epochs
 from gptjax.data.conversations import Encoded, Message
+from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import experts, gpt
 from gptjax.report import events
@@ -217,6 +218,9 @@ class SftObjective:
     def init_state(self, config, step, mesh, dataset, out):
         from gptjax.training import state
 
+        # Here, since it reads a checkpoint's record by Orbax, which must know all processes.
+        weights = self._init_weights
+        weights.check(weights.config, build.build(weights.config.data.tokenizer))
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
         for line in continuation.changes(self._init_weights.config.model, config.model):
             out.print(line)

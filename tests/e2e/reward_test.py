@@ -2,8 +2,13 @@
 run goes on bit for bit, and what cannot be is one line."""
 
 import json
+import os
+import pathlib
 import random
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -275,3 +280,38 @@ def test_eight_devices_read_and_score_as_one(finished):
     assert len(split.mesh.devices.ravel()) == 8 == len(jax.devices())
     assert split.digest == model.digest
     np.testing.assert_allclose(split.score(texts), model.score(texts), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_reward_model_of_one(folder, finished):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [*arguments(folder, "two", demonstrations(folder), "mesh.fsdp=4"), "--num_processes=2"]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "gptjax.reward", *flags, f"--coordinator=localhost:{port}",
+             f"--process_id={i}"],
+            cwd=pathlib.Path(__file__).parents[2], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    alone, together = (
+        [line["loss"] for line in events.read(run) if "loss" in line]
+        for run in (finished, folder / "two")
+    )
+    assert len(together) == len(alone)  # rounding grows with the steps
+    np.testing.assert_allclose(together[:20], alone[:20], atol=1e-4)
+    model = reward_model.load(folder / "two")
+    texts = [
+        model.encode_answer(messages)
+        for _, messages in conversations.read(str(folder / "d.jsonl"), "auto")
+    ]
+    assert abs(float(np.mean(model.score(texts)))) < 1e-5
