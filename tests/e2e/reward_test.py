@@ -309,7 +309,7 @@ def test_two_processes_make_the_reward_model_of_one(folder, finished):
     )
     assert len(together) == len(alone)  # rounding grows with the steps
     np.testing.assert_allclose(together[:20], alone[:20], atol=1e-4)
-    model = reward_model.load(folder / "two")
+    model = reward_model.load(folder / "two", assignments=["mesh.fsdp=1"])
     texts = [
         model.encode_answer(messages)
         for _, messages in conversations.read(str(folder / "d.jsonl"), "auto")
