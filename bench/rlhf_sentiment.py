@@ -9,9 +9,10 @@ Brown is NLTK's corpus as text, a sentence a line. Needs requirements-rlhf.txt. 
 the compound score of the VADER lexicon; the proxy, which is what is learned from, a reward model of
 noisy rankings by gold. Parts, each of which is skipped if its result is there.
 
-lm: the model, pre-trained on reviews and Brown. reward: the proxy. initial: the model's scores.
-ppo-SEED: PPO with an adaptive KL coefficient. fixed-COEF-SEED: with a fixed one. best-of-n: of the
-model. ptx-0: as ppo-0, with Brown mixed in. draw: OUT.json and the pictures OUT-*.png.
+lm: the model, pre-trained on reviews and Brown. reward, few: the proxy, and a weaker one of fewer
+rankings. initial, initial-few: the model's scores by both. ppo-SEED: PPO with an adaptive KL
+coefficient. fixed-COEF, few-COEF: with a fixed one. best-of-n: of the model. ptx-0: as ppo-0, with
+Brown mixed in. The results go to OUT.json and OUT-*.png.
 """
 
 import argparse
@@ -306,12 +307,12 @@ def adaptive(seed: int) -> tuple[str, ...]:
     )
 
 
-def run_fixed(work: Path, sweep: str, coef: float, seed: int) -> dict[str, Any]:
-    """A run of a sweep of rlhf_results.SWEEPS."""
-    proxy, iterations = {"fixed": ("reward", ITERATIONS), "few": ("few", ITERATIONS // 2)}[sweep]
-    assignments = f"seed={seed}", f"task.kl_coef={coef}", "task.max_kl=None"
-    name = f"{sweep}-{coef}-{seed}"
-    return run_ppo(work, name, *assignments, proxy=proxy, iterations=iterations)
+def run_fixed(work: Path, sweep: str, coef: float) -> dict[str, Any]:
+    """A run of rlhf_results.SWEEPS."""
+    proxy = {"fixed": "reward", "few": "few"}[sweep]
+    assignments = "seed=0", f"task.kl_coef={coef}", "task.max_kl=None"
+    iterations = SWEEPS[sweep][coef]
+    return run_ppo(work, f"{sweep}-{coef}", *assignments, proxy=proxy, iterations=iterations)
 
 
 def main() -> None:
@@ -341,9 +342,9 @@ def main() -> None:
         "few": lambda: train_few_reward(work),
         "initial-few": lambda: measure_initial(work, "few"),
     }
-    for name, runs in SWEEPS.items():
-        for coef, seed in runs:
-            parts[f"{name}-{coef}-{seed}"] = lambda n=name, c=coef, s=seed: run_fixed(work, n, c, s)
+    for sweep, runs in SWEEPS.items():
+        for coef in runs:
+            parts[f"{sweep}-{coef}"] = lambda s=sweep, c=coef: run_fixed(work, s, c)
     results = {}
     for name, compute in parts.items():
         file = work / f"{name}.json"
