@@ -85,23 +85,22 @@ def points(results: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def taken_back(results: dict[str, Any]) -> dict[str, Any]:
-    """The loss on Brown of the last checkpoint of PPO-ptx, and of PPO at equal proxy score, between
-    the checkpoints around it (a mean of ten iterations is the score of a checkpoint)."""
+    """The loss on Brown of PPO-ptx, and of PPO at equal proxy score: between the checkpoints of its
+    beginning, in which the score rises. The score of a checkpoint is that of the ten iterations
+    before it."""
     run, start = results["ptx-0"], results["lm"]["brown_loss"]
-    plain = smooth(results["ppo-0"]["proxy"], SAVED_EVERY)
+    losses = run["brown_without"]
+    scores = smooth(results["ppo-0"]["proxy"], SAVED_EVERY)[: len(losses)]
     score = smooth(run["proxy"], SAVED_EVERY)[-1]
-    losses = [loss for _, loss in sorted(run["brown_ppo-0"].items(), key=lambda x: int(x[0]))]
-    order = np.argsort(plain)
-    equal = float(np.interp(score, plain[order], np.array(losses)[order]))
-    ptx = list(run["brown_ptx-0"].values())[-1]
-    share = (equal - ptx) / (equal - start)
+    equal = float(np.interp(score, scores, losses))
+    share = (equal - run["brown"]) / (equal - start)
     return {
         "proxy": float(score),
-        "within": bool(plain.min() <= score <= plain.max()),
+        "is_between": bool(scores[0] <= score <= scores[-1] and np.all(np.diff(scores) > 0)),
         "before": start,
-        "ppo_last": losses[-1],
-        "ppo_equal_score": equal,
-        "ptx": ptx,
+        "ppo": losses[-1],
+        "ppo_at_equal_score": equal,
+        "ptx": run["brown"],
         "share": share,
         "takes_back": share >= MIN_TAKEN_BACK,
     }
@@ -193,6 +192,7 @@ def draw(results: dict[str, Any], found: dict[str, Any], out: str) -> None:
                 fitted, d = found[f"{what}, {form}"], np.sqrt(points(results)[what][0])
                 label = f"{form}: rms {fitted['rms']:.3f}"
                 ax.plot(d, fitted["residuals"], marker, label=label)
+        ax.margins(y=0.4)  # room for the legend
         if ax.lines:
             ax.legend(frameon=False, fontsize=8)
         ax.axhline(0, color="gray", lw=0.8)

@@ -56,7 +56,7 @@ FEW_PROMPTS = 200  # whose rankings a weaker proxy is learned from
 NOISE = 0.1  # share of the completions that are ranked by the gold score of another, drawn from all
 ITERATIONS, BATCH_ROWS, PEAK_LR = 80, 64, 1e-3
 KL_HORIZON, FIRST_COEF = 320, 0.5  # the horizon is a sixteenth of a run's answers
-PTX_WEIGHT = 1.0
+PTX_WEIGHT, PTX_ITERATIONS = 1.0, 50
 BEST_OF, BON_PROMPTS, BON_SAMPLES = (1, 2, 4, 8, 16, 32, 64), 32, 256
 
 
@@ -288,15 +288,16 @@ def best_of_n(work: Path) -> dict[str, Any]:
 
 
 def run_ptx(work: Path) -> dict[str, Any]:
-    """A run as ppo-0 with Brown mixed in, and the loss on Brown of the checkpoints of both."""
+    """A run as the beginning of ppo-0 with Brown mixed in, its loss on Brown at its end, and that
+    of the checkpoints of ppo-0."""
     ptx = f"Ptx(weight={PTX_WEIGHT},rows_per_answer=1,sources=(Text(path='{work}/brown.jsonl'),))"
-    result = run_ppo(work, "ptx-0", *adaptive(0), f"task.ptx={ptx}")
-    for name in ("ppo-0", "ptx-0"):
-        result[f"brown_{name}"] = {
-            step: brown_loss(work, work / name, step)
-            for step in range(SAVED_EVERY, ITERATIONS + 1, SAVED_EVERY)
-        }
-    return result
+    assignments = *adaptive(0), f"task.ptx={ptx}"
+    result = run_ppo(work, "ptx-0", *assignments, iterations=PTX_ITERATIONS)
+    steps = range(SAVED_EVERY, PTX_ITERATIONS + 1, SAVED_EVERY)
+    return result | {
+        "brown": brown_loss(work, work / "ptx-0"),
+        "brown_without": [brown_loss(work, work / "ppo-0", step) for step in steps],
+    }
 
 
 def adaptive(seed: int) -> tuple[str, ...]:
