@@ -5,7 +5,7 @@ from typing import Any
 from gptjax.config import count
 from gptjax.config.layer import Experts
 from gptjax.config.model import Model
-from gptjax.config.rlhf import Rlhf
+from gptjax.config.rlhf import Gae, GroupMean, LeaveOneOut, Rlhf, SharedValue
 from gptjax.report.formats import si
 from gptjax.runtime import run_dir
 
@@ -103,13 +103,27 @@ def _length_rows(context: Any, microbatches: str) -> list[tuple[str, str]]:
                     f"up to {task.prompt_tokens}; {task.minibatches} minibatches{epochs}",
                 ),
                 ("iterations", f"{n_steps:,}, {n_steps * task.batch_rows:,} answers in all"),
-                ("advantage", f"{task.advantage}; clip {task.clip}"),
+                ("advantage", _describe_advantage(task)),
                 ("KL penalty", f"{task.kl_coef} at the start, {task.kl}"),
             ]
     return [
         ("batch", f"{c.train.batch_tokens:,} tokens: {microbatches}"),
         ("steps", f"{n_steps:,}, to {si(context.batch_schedule.tokens(n_steps))} tokens"),
     ]
+
+
+def _describe_advantage(task: Rlhf) -> str:
+    match task.advantage:
+        case Gae(lam=lam, value=SharedValue()):
+            line = f"PPO: lambda {lam}, a value head on the policy's states"
+        case Gae(lam=lam):
+            line = f"PPO: lambda {lam}, a value function of its own"
+        case GroupMean(answers=n):
+            line = f"GRPO: {n} answers to a prompt"
+        case LeaveOneOut(answers=n):
+            line = f"RLOO: {n} answers to a prompt"
+    ptx = "" if task.ptx is None else f"; PPO-ptx: {task.ptx.weight} times the loss on text"
+    return f"{line}; ratios cut at {task.clip}{ptx}"
 
 
 def describe_model(model: Model) -> str:

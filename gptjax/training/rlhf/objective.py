@@ -106,7 +106,7 @@ class RlhfObjective:
         with jax.transfer_guard("allow"):
             result = state if state.ema is None else state.replace(params=state.ema)
             answers, statistics, n = self._program.dev_answers(result)
-            rows, masks = jax.device_get((answers.tokens_BT, answers.mask_BT))
+            rows, masks = rewards.on_host((answers.tokens_BT, answers.mask_BT))
         texts = []
         for row, mask, score in zip(rows[:n], masks, statistics["score"], strict=False):
             stop = int(np.flatnonzero(mask)[-1]) + 2

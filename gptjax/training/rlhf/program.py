@@ -14,7 +14,7 @@ from gptjax.model import inference
 from gptjax.sharding import xla_options
 from gptjax.training.context import TrainContext
 from gptjax.training.rlhf import dataset, rollout
-from gptjax.training.rlhf.rewards import Reward
+from gptjax.training.rlhf.rewards import Reward, on_host
 from gptjax.training.rlhf.step import Answers, Minibatch, RlhfState, RlhfStep
 
 # Bounds of the mean of |log p of the sampler - log p of the training forward| over tokens (nats):
@@ -227,10 +227,10 @@ class RlhfProgram:
         """As training.context.Program.evaluate: of the policy that is the result."""
         with jax.transfer_guard("allow"):
             result = state if state.ema is None else state.replace(params=state.ema)
-            answers, statistics, n = self.dev_answers(result)
+            _, statistics, n = self.dev_answers(result)
             means = {
                 "validation_score": float(np.mean(statistics["score"][:n])),
-                "validation_kl": float(np.mean(np.asarray(answers.kl_B)[:n])),
+                "validation_kl": float(np.mean(statistics["kl"][:n])),
                 "validation_length": float(np.mean(statistics["length"][:n])),
             }
             text = self._context.dataset.validation_text(self._context.config.loop.eval_rows)
@@ -255,7 +255,7 @@ class RlhfProgram:
             prompts_BT = self._put_on_mesh(np.ascontiguousarray(rows[:, 1:]), "B1", None)
             parts.append(self.answers(state, prompts_BT, lengths_B, EVAL_STEP, first))
         answers, statistics = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-        return answers, jax.device_get(statistics), len(dev)
+        return answers, on_host(statistics | {"kl": answers.kl_B}), len(dev)
 
 
 class Report:

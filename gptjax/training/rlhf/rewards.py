@@ -58,7 +58,7 @@ class FunctionReward:
 
     def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
         """As Reward.__call__."""
-        rows, firsts, lengths = _on_host((rollout.tokens_BT, rollout.first_B, lengths_B))
+        rows, firsts, lengths = on_host((rollout.tokens_BT, rollout.first_B, lengths_B))
         prompts, answers = [], []
         for row, first, n in zip(rows.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
             ids = row[first : first + n]
@@ -110,8 +110,8 @@ def load_function(
     return FunctionReward(spec.name, function, tokenizer, stop, digest, put_rows)
 
 
-def _on_host(tree: Any) -> Any:
-    """The values of arrays, which may be spread over processes."""
+def on_host(tree: Any) -> Any:
+    """Returns the values of a tree of arrays, which may be spread over processes."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
