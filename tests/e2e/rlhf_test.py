@@ -3,17 +3,21 @@ the same numbers, and what cannot be is one line."""
 
 import json
 import math
+import shutil
 
+import jax
+import numpy as np
 import pytest
 
 import gptjax
+from gptjax import reward as reward_program
 from gptjax import rlhf, sft, train
 from gptjax.data.prompts import PromptRows
 from gptjax.data.tokenizers.build import ByteTokenizer
 from gptjax.report import events
 from gptjax.runtime.run_dir import load_config
 from gptjax.training.rlhf import dataset, program
-from gptjax.weights import load
+from gptjax.weights import load, reward_model
 from tests import tiny
 
 RECORDED = (
@@ -149,6 +153,44 @@ def test_other_advantages_and_plain_text(folder, advantage):
         rows = dataset.RlhfDataset(prompts, 0, None, 0)
         numbers = [rows.row(i)[1:].tolist() for i in range(8)]
         assert numbers[0] == numbers[3] != numbers[4] == numbers[7]
+
+
+def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder):
+    rows = [{"prompt": f"{i} red", "completions": ["red", "sea"]} for i in range(40)]
+    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"task.train={folder / 'r.jsonl'}", "task.batch_rows=8", "task.peak_lr=0.003"]
+    init = ["--config=reward", f"--init={folder / 'sft'}", f"--run_dir={folder / 'rm'}"]
+    assert reward_program.main([*init, *set_flags(flags)]) == 0
+    flags = [f"task.reward=RewardModel(path='{folder / 'rm'}')", "task.episodes=32"]
+    flags += ["loop.every_save=1"]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        answers = program.RlhfProgram.answers
+
+        def remember(self, state, *given):
+            out, statistics = answers(self, state, *given)
+            seen.append((jax.device_get(out), statistics["score"], jax.device_get(state.value)))
+            return out, statistics
+
+        patch.setattr(program.RlhfProgram, "answers", remember)
+        assert rlhf.main(arguments(folder, "learned", *flags)) == 0
+    out, scores, value = seen[0]
+    model = reward_model.load(folder / "rm")
+    texts = [
+        row[: int(np.flatnonzero(mask)[-1]) + 2].tolist()
+        for row, mask in zip(out.tokens_BT, out.mask_BT, strict=True)
+    ]
+    np.testing.assert_allclose(scores, model.score(texts), rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, value, jax.device_get(model.params))
+    rows = [{"prompt": f"{i} red", "completions": ["sea", "red"]} for i in range(40)]
+    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert reward_program.main([*init[:2], f"--run_dir={folder / 'rm2'}", *set_flags(
+        [f"task.train={folder / 'r.jsonl'}", "task.batch_rows=8"]
+    )]) == 0  # fmt: skip
+    shutil.rmtree(folder / "rm")
+    shutil.move(folder / "rm2", folder / "rm")
+    with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
+        rlhf.main(arguments(folder, "learned", *flags))
 
 
 @pytest.mark.parametrize("sets, line", [
