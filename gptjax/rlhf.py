@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
     )
     out = console.Console(quiet=process_info is not None and process_info.process_id != 0)
     weights = load.load(args.init)
-    weights.check(weights.config, build.build(weights.config.data.tokenizer))
     spec, n_vocab = weights.config.data.tokenizer, weights.config.model.n_vocab
     if recipe.task.text == "chat":
         dpo.warn_of_base_model(recipe, weights.config, out)

@@ -13,6 +13,7 @@ from gptjax.config import rlhf
 from gptjax.config.schema import Config
 from gptjax.data import open_dataset
 from gptjax.data.prompts import PromptRows
+from gptjax.data.tokenizers import build
 from gptjax.sharding import rules, trees
 from gptjax.training import pretraining, state, step
 from gptjax.training.rlhf import dataset, program, rewards
@@ -51,11 +52,13 @@ class RlhfObjective:
                 f"task.prompt_tokens + task.answer_tokens = {config.task.row_tokens:,} does not "
                 f"divide over the {n_parts} devices of mesh.tensor x mesh.context: choose others"
             )
+        weights = self._init_weights
+        weights.check(weights.config, build.build(weights.config.data.tokenizer))
         base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
         abstract = base.abstract_state(mesh).params
         with jax.set_mesh(mesh):
             self._reference = pretraining.read_params(
-                abstract, self._init_weights, config.model, lambda *_: None
+                abstract, weights, config.model, lambda *_: None
             )
         self._reward = self._open_reward(config, mesh)
         dataset.model_digests |= {
