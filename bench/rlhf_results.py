@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# Written down before any run.
+# Written down before any run of PPO.
 MIN_RISE = 1.0  # of mean gold, in standard deviations of the gold scores of the initial model
 TARGET_KL, KL_TOLERANCE = 6.0, 0.3  # mean of the last third of the iterations (nats of an answer)
 MIN_TAKEN_BACK = 0.5  # share of the loss on Brown that PPO costs, at equal proxy score
