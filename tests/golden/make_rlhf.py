@@ -7,7 +7,8 @@ the suite needs none of them. Each in an environment of its own, from the root o
 
 TRL's trainers really train, at a learning rate of 0; the weights of `rlhf_inputs` are put in place
 before a loss, and what is stored is the batch that TRL made, its loss, and the derivatives of the
-loss in the directions of `rlhf_inputs`. tests/parity/rlhf_peers_test.py compares."""
+loss: with respect to what the model says, and to its weights in the directions of `rlhf_inputs`.
+tests/parity/rlhf_peers_test.py compares."""
 
 import importlib.metadata
 import json

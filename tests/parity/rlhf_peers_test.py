@@ -3,14 +3,14 @@ rlax 0.1.9, on the same weights and batches. tests/golden/make_rlhf.py says how 
 made, which are float32, as ours are.
 
 Losses, log-probabilities, advantages and gradients with respect to log-probabilities, scores and
-values differ by at most 1e-6 of the largest of them (of 1 if that is more); those of RLOO, which
-are of log p of whole answers, by 1e-6 of the KL penalty of such an answer. Derivatives with respect
-to weights, along random directions, differ by at most 4e-6 of the norm of the gradient: float32
-loses that much on the way back through a model.
+values differ by at most 1e-6 of the largest of them (of 1 if that is more); the advantages of RLOO,
+of which log p of whole answers are a part, by 1e-6 of that part. Derivatives with respect to
+weights, along random directions, differ by at most 3e-6 of the norm of the gradient (1.8e-6 was
+seen): float32 loses that much on the way back through a model.
 
 Where definitions differ, these values make them the same, or nothing does:
 
-- GRPO: use_bias_correction_kl, on by default since TRL 1.16 or earlier, multiplies the KL term by
+- GRPO: use_bias_correction_kl, on by default in TRL 1.12 and 1.16, multiplies the KL term by
   the ratio (2512.02556), which is not in GRPO's paper, and which we lack: here it is off. TRL's
   default beta is 0: kl_coef=0. loss_type "grpo" is mean_over="answers"; "dapo", the default, and
   "bnpo" are mean_over="tokens" where an update is one batch; "dr_grpo" divides by the most tokens
@@ -122,7 +122,7 @@ def assert_slopes(gradients, theirs):
         return sum(jax.tree.leaves(terms))
 
     near(
-        [product(gradients, a) for a in along], theirs, 4e-6 * product(gradients, gradients) ** 0.5
+        [product(gradients, a) for a in along], theirs, 3e-6 * product(gradients, gradients) ** 0.5
     )
 
 
@@ -281,12 +281,12 @@ def of_answers(x_BT):
     return np.asarray(x_BT)[:, P - 1 : P - 1 + S]
 
 
-def assert_gradient(step, nets, minibatch, theirs, tolerance=1e-6):
+def assert_gradient(step, nets, minibatch, theirs):
     """The loss of the programs of an iteration, and its gradients, are theirs."""
     (_, parts), gradients = jax.jit(jax.value_and_grad(step.answers_loss, has_aux=True))(
         nets, minibatch, COEF
     )
-    near(parts.loss, theirs["loss"], tolerance)
+    near(parts.loss, theirs["loss"])
     assert_slopes(gradients["policy"], theirs["slopes"])
     if "value" in gradients:
         assert_slopes(gradients["value"], theirs["value_slopes"])
@@ -314,7 +314,7 @@ def test_grpo_and_rloo(name):
     minibatch, log_probs_BT, _ = make_minibatch(step, tokens, n_B, scores)
     sampled = minibatch.answers
     tolerance = 1e-6
-    if name == "rloo":  # of differences of log p of whole answers
+    if name == "rloo":
         near(jnp.sum(sampled.log_probs_BT, axis=1), theirs["old_logps"])
         tolerance *= inputs.BETA * np.abs(theirs["old_logps"]).max()
     else:
@@ -322,12 +322,12 @@ def test_grpo_and_rloo(name):
         near(of_answers(sampled.reference_BT), mask * theirs["ref_per_token_logps"])
     near(of_answers(minibatch.advantages_BT)[:, 0], theirs["advantages"], tolerance)
     (loss, statistics), slopes_BT = policy_loss(step, minibatch, log_probs_BT)
-    near(loss, theirs["loss"], tolerance)
-    near(of_answers(slopes_BT), theirs["gradient"][:, P - 1 :], tolerance)
+    near(loss, theirs["loss"])
+    near(of_answers(slopes_BT), theirs["gradient"][:, P - 1 :])
     assert 0.1 < float(jnp.sum(statistics["clip_fraction"])) < 0.9, statistics["ratio"] * B
     if name in ("grpo", "rloo"):
         nets = {"policy": weights(inputs.NOW, like)}
-        assert_gradient(step, nets, minibatch, theirs, tolerance)
+        assert_gradient(step, nets, minibatch, theirs)
 
 
 @pytest.mark.parametrize("name", ["ppo", "ppo_with_whitened_rewards"])
