@@ -41,13 +41,15 @@ def policy_losses(
             )
         case _:
             ratio_BT = jnp.exp(difference_BT)
-    losses_B = total(surrogate(ratio_BT, advantages_BT, task.clip))
+    losses_BT = surrogate(ratio_BT, advantages_BT, task.clip)
+    losses_B = total(losses_BT)
     if isinstance(task.advantage, rlhf.GroupMean):
         gap_BT = jnp.where(is_answer_BT, reference_BT - log_probs_BT, 0)
         # The estimator k3 of the KL (2402.03300, equation 4), never below 0.
         losses_B += kl_coef * total(jnp.exp(gap_BT) - gap_BT - 1)
     statistics = {
-        "clip_fraction": total((jnp.abs(ratio_BT - 1) > task.clip).astype(jnp.float32)),
+        # Of tokens whose ratio has no gradient, as openai/lm-human-preferences counts them.
+        "clip_fraction": total((losses_BT > -advantages_BT * ratio_BT).astype(jnp.float32)),
         "approx_kl": total(0.5 * jnp.square(difference_BT)),
         "ratio": total(ratio_BT),
     }
