@@ -359,7 +359,9 @@ def test_dropout_draws_other_masks_in_other_microbatches_and_that_is_said(finish
         f"model.dropout.residual={dropout}",
         "train.microbatch_rows=2",
     )
-    reading = SimpleNamespace(tokenizer=SimpleNamespace(digest="a"), digest=lambda: "b")
+    reading = SimpleNamespace(
+        tokenizer=SimpleNamespace(digest="a"), digest=lambda: "b", model_digests={}
+    )
     about = resume.metadata(config, BatchSchedule(config), 8, reading, {})
     checkpoints = SimpleNamespace(
         restore=lambda state: (1, SimpleNamespace(step=np.int32(1), rows=np.int32(8)), about)

@@ -96,6 +96,7 @@ def make_loop(request, tmp_path, monkeypatch):
             batches=lambda plan, rows, first, local: iter([{}] * (plan.n_steps - first)),
             tokenizer=types.SimpleNamespace(digest="t"),
             digest=lambda: "d",
+            model_digests={},
         )
         objective = types.SimpleNamespace(
             generate_samples=lambda context, state, step, is_last: (
