@@ -36,11 +36,12 @@ def summed_gae(rewards, values, mask, discount, lam):
 @pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (1.0, 0.0)])
 def test_gae_is_the_sum_of_its_paper_whatever_stands_around_the_answer(discount, lam):
     (rewards, mask), (values, _) = answers(), answers(seed=1)
-    ours = jax.jit(advantages.gae, static_argnums=(3, 4))(rewards, values, mask, discount, lam)
+    fn = jax.jit(advantages.gae, static_argnums=(3, 4))
+    ours = fn(rewards, values, mask, discount, lam)
     expected = summed_gae(rewards, values, mask, discount, lam)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     other = np.where(mask > 0, values, np.nan), np.where(mask > 0, rewards, 1e9)
-    again = advantages.gae(other[1], other[0], mask, discount, lam)
+    again = fn(other[1], other[0], mask, discount, lam)
     np.testing.assert_array_equal(again, ours)
 
 
