@@ -237,4 +237,4 @@ def test_a_run_goes_on_with_the_reward_that_it_began_with(folder):
         rlhf.main(arguments(folder, "changed", *flags))
     (folder / "changing.py").write_text(source)
     with pytest.raises(ValueError, match="the reference of .* is not the one"):
-        rlhf.main(arguments(folder, "changed", *flags, init="ppo"))
+        rlhf.main(arguments(folder, "changed", *flags, init="changed"))
