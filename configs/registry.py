@@ -62,11 +62,12 @@ def config(name: str) -> Config:
         raise ValueError(
             f"{name} is a fine-tuning recipe: python -m gptjax.finetune --config={name} --init=RUN"
         )
-    for program, recipes in {"sft": SFT, "dpo": DPO, "reward": REWARD}.items():
+    programs = {"sft": SFT, "dpo": DPO, "reward": REWARD, "rlhf": RLHF}
+    for program, recipes in programs.items():
         if real in recipes:
             raise ValueError(
-                f"{name} is a recipe of conversations: python -m gptjax.{program} --config={name} "
-                "--init=RUN"
+                f"{name} is a recipe of another program: python -m gptjax.{program} "
+                f"--config={name} --init=RUN"
             )
     if real not in CONFIGS:
         hint = f"{_suggest(name, [*CONFIGS, *ladder.ALIASES])} (python -m gptjax.plan shows all)"

@@ -9,7 +9,6 @@ from gptjax.config import find_files, overrides, rlhf, rlhf_recipe
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.configs import registry
 from gptjax.distributed import cluster
-from gptjax.runtime import run_dir
 
 EXAMPLE = (
     "python -m gptjax.rlhf --config=ppo --init=runs/sft --set task.prompts=prompts.jsonl "
@@ -36,9 +35,7 @@ def main(arguments: list[str]) -> int:
 
     from gptjax.data.prompts import PromptRows
     from gptjax.data.tokenizers import build, chat_template
-    from gptjax.distributed import processes
     from gptjax.report import console
-    from gptjax.training import loop, resume
     from gptjax.training.rlhf import objective
     from gptjax.weights import load, reward_model
 
@@ -56,24 +53,16 @@ def main(arguments: list[str]) -> int:
     chat_data = dataclasses.replace(weights.config.data, tokenizer=spec)
     config = rlhf_recipe.resolve_config(recipe, weights.config, chat_data, n_vocab)
     BatchSchedule(config)
-    end_token = ending_token(recipe.task, tokenizer, template)
+    end_token = end_token_of(recipe.task, tokenizer, template)
     with out.status("reading"):
         prompts = PromptRows(recipe.task, tokenizer, template, out.print)
     first = prompts.train[0]
     out.print_samples([tokenizer.decode(first[1 : 1 + first[0]].tolist())], ["the first prompt"])
-    directory = args.run_dir or str(run_dir.directory(None, config.name))
-    request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
-    with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
-        return loop.train(
-            request,
-            run_dir.bucket_url(directory),
-            process_group,
-            args.profile,
-            objective.RlhfObjective(weights, reward_model.load, prompts, end_token),
-        )
+    learner = objective.RlhfObjective(weights, reward_model.load, prompts, end_token)
+    return sft.train(args, config, process_info, learner)
 
 
-def ending_token(task: rlhf.Rlhf, tokenizer: Any, template: Any) -> int | None:
+def end_token_of(task: rlhf.Rlhf, tokenizer: Any, template: Any) -> int | None:
     """Returns the id of the token that ends an answer, or None if nothing does. Raises ValueError
     if the text of CutAt is not one token."""
     match task.ending:

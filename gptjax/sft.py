@@ -57,7 +57,6 @@ def run(
         )
 
     from gptjax.data.tokenizers import build, chat_template
-    from gptjax.distributed import processes
     from gptjax.report import console
     from gptjax.weights import load
 
@@ -87,16 +86,19 @@ def run(
     BatchSchedule(config)
     text, title = rows.example()
     out.print_samples([text], [title])
+    return train(args, config, process_info, make_objective(weights, rows))
+
+
+def train(args: argparse.Namespace, config: Config, process_info: Any, objective: Any) -> int:
+    """Trains a run that begins with a model; returns the exit status of gptjax.train. args: those
+    of finetune.add_run_flags. process_info: as cluster.detect returns it."""
+    from gptjax.distributed import processes
+
     directory = args.run_dir or str(run_dir.directory(None, config.name))
     request = resume.Request(run_dir.directory(directory), config, new_record=args.new_record)
     with processes.initialize(process_info, config, args.initialization_timeout) as process_group:
-        return loop.train(
-            request,
-            run_dir.bucket_url(directory),
-            process_group,
-            args.profile,
-            make_objective(weights, rows),
-        )
+        bucket = run_dir.bucket_url(directory)
+        return loop.train(request, bucket, process_group, args.profile, objective)
 
 
 def check_context(recipe: chat_recipe.ChatRecipe, model: Model, init: str) -> None:

@@ -23,8 +23,9 @@ class RewardModel:
 
 @record
 class PythonFunction:
-    """The value of a Python function fn(prompts, answers), lists of texts, which returns a finite
-    number for each answer."""
+    """The value of a Python function fn(prompts, answers), which returns a finite number for each
+    answer. prompts: as the model reads them, control tokens included; answers: without the token
+    that ended them."""
 
     name: str
     """FILE.py:FUNCTION."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import parse, rlhf
-from gptjax.data import conversations
+from gptjax.data import conversations, held_out
 from gptjax.data.conversations import Message, Template
 from gptjax.data.tokenizers.build import Tokenizer
 
@@ -73,7 +73,10 @@ class PromptRows:
         """Raises ValueError, in one line, for anything wrong with the data."""
         self.task, self.tokenizer, self.template = task, tokenizer, template
         self.train, self.dev = (
-            self._encode(items, name, print_line) for name, items in _split(task).items()
+            self._encode(items, name, print_line)
+            for name, items in held_out.split(
+                task.prompts, task.dev, task.dev_fraction, lambda path: read(path, task.text), repr
+            ).items()
         )
 
     def _encode(self, items: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
@@ -109,21 +112,3 @@ class PromptRows:
             "digest": self.digest(),
             "summary": self.summary(),
         }
-
-
-def _split(task: rlhf.Rlhf) -> dict[str, Iterator]:
-    """{"train": prompts, "dev": prompts}, each as `read` yields them; equal prompts fall on the
-    same side."""
-    if task.dev is not None:
-        return {"train": read(task.prompts, task.text), "dev": read(task.dev, task.text)}
-    parts: dict[str, list] = {"train": [], "dev": []}
-    for where, prompt in read(task.prompts, task.text):
-        number = int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:15], 16)
-        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, prompt))
-    for name, part in parts.items():
-        if not part:
-            raise ValueError(
-                f"task.dev_fraction={task.dev_fraction} leaves none for {name}: give another "
-                "share, or a file with task.dev"
-            )
-    return {name: iter(part) for name, part in parts.items()}

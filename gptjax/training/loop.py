@@ -252,7 +252,8 @@ class TrainLoop:
         shared = {"tokens": self._schedule.tokens(step), "seconds": seconds, "tokens_per_s": speed}
         flops = count.train_flops_per_token(config.model) * sequences_per_row(config)
         mfu = metrics.mfu(flops, speed * len(self._contexts), self._first.mesh.devices.ravel())
-        shared |= {} if mfu is None else {"mfu": mfu}
+        if mfu is not None and not isinstance(config.task, Rlhf):  # whose sampling is not counted
+            shared["mfu"] = mfu
         values = {
             index: {name: np.ravel(column)[index].item() for name, column in columns.items()}
             | shared

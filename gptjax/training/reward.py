@@ -148,7 +148,7 @@ class RewardObjective(sft.SftObjective):
 
         scores = jax.jit(
             context.step.eval_scores,
-            out_shardings=_replicated(context.mesh),
+            out_shardings=_replicate(context.mesh),
             compiler_options=xla_options.options(context.mesh.devices.flat[0]),
         )
 
@@ -234,7 +234,8 @@ def _last_step(context) -> int | None:
     return steps[-1] if steps else None
 
 
-def _replicated(mesh: Any) -> Any:
+def _replicate(mesh: Any) -> Any:
+    """The sharding of arrays that every device holds whole."""
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
@@ -249,7 +250,7 @@ class TextScores:
         self._size = shards * max(1, TEXT_TOKENS // (config.model.n_ctx * shards))
         self._fn = jax.jit(
             functools.partial(text_scores, model),
-            out_shardings=_replicated(mesh),
+            out_shardings=_replicate(mesh),
             compiler_options=xla_options.options(mesh.devices.flat[0]),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gptjax.config import parse
 from gptjax.config.chat import BeforeAndAfter, Demonstrations, Rankings
-from gptjax.data import conversations, preferences
+from gptjax.data import conversations, held_out, preferences
 from gptjax.data.conversations import Message, Unusable
 from gptjax.data.preferences import Ranking
 from gptjax.data.tokenizers.build import Tokenizer
@@ -83,7 +83,7 @@ class RewardRows(sft.ConversationRows):
         """template: None for plain text. Raises ValueError, in one line, for anything wrong with
         the data."""
         self.tokenizer, self.template, self.n_ctx, self.task = tokenizer, template, n_ctx, task
-        parts = sft.split(task, self.read, self.split_key)
+        parts = held_out.split_task(task, self.read, self.split_key)
         encoded = {name: self._encode(parts[name], name, print_line) for name in ("train", "dev")}
         longest = max(len(ranks) for part in encoded.values() for _, ranks in part)
         self.n_places = n_places = task.completions or longest

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import continuation
-from gptjax.config.chat import Conversations, Preferences, Rankings
-from gptjax.data import conversations, epochs
+from gptjax.data import conversations, epochs, held_out
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
@@ -113,7 +112,7 @@ class ConversationRows:
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
         self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {}
         self.n_conversations: dict[str, int] = {}
-        parts = split(task, self.read, self.split_key)
+        parts = held_out.split_task(task, self.read, self.split_key)
         self.train, self.dev = (
             self.encode(parts[name], name, print_line) for name in ("train", "dev")
         )
@@ -159,29 +158,6 @@ class ConversationRows:
             "digest": self.digest(),
             "summary": self.summary(),
         }
-
-
-def split(
-    task: Conversations | Preferences | Rankings,
-    read: Callable[[str, str], Iterator],
-    key: Callable[[Any], str],
-) -> dict[str, Any]:
-    """Returns {"train": items, "dev": items}, each as read(path, form) yields them:
-    conversations.read or preferences.read. Items of the same key(item), such as all answers to one
-    prompt, fall on the same side. Raises ValueError if train or dev has none."""
-    if task.dev is not None:
-        return {"train": read(task.train, task.form), "dev": read(task.dev, task.form)}
-    parts: dict[str, list] = {"train": [], "dev": []}
-    for where, item in read(task.train, task.form):
-        number = int(hashlib.sha256(key(item).encode()).hexdigest()[:15], 16)
-        parts["dev" if number < task.dev_fraction * 16**15 else "train"].append((where, item))
-    for name, part in parts.items():
-        if not part:
-            raise ValueError(
-                f"task.dev_fraction={task.dev_fraction} leaves none for {name}: give "
-                "another share, or a file with task.dev"
-            )
-    return {name: iter(part) for name, part in parts.items()}
 
 
 def format_mask(tokenizer: Tokenizer, encoded: Encoded) -> str:

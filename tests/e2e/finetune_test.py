@@ -415,8 +415,7 @@ def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_pa
     assert (tmp_path / "run" / "result.json").read_text() == (tuned / "result.json").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_and_not_one_bit_changed(there, tuned, tmp_path, times):
     run, draw = tmp_path / "run", random.Random()
     program = [sys.executable, "-m", "gptjax.finetune", *arguments(there, run)]
@@ -449,10 +448,7 @@ def test_killed_and_not_one_bit_changed(there, tuned, tmp_path, times):
     assert (run / "result.json").read_text() == (tuned / "result.json").read_text()
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["task.lm_weight=0", pytest.param("task.transfer=Layers(n=1)", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("change", ["task.lm_weight=0", "task.transfer=Layers(n=1)"])
 def test_the_papers_ablations_learn_too(there, tuned, tmp_path, change):
     assert finetune.main(arguments(there, tmp_path / "run", change)) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["dev"] > 90

@@ -137,7 +137,6 @@ def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_o
     assert_near(curve(run), whole[1])
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_rerun_passes_over_a_damaged_checkpoint(
     start, whole, tmp_path
 ):

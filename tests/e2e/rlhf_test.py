@@ -182,6 +182,14 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     ]
     np.testing.assert_allclose(scores, model.score(texts), rtol=1e-5, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, value, jax.device_get(model.params))
+    # On a mesh that the reward model was not trained on.
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.limit_devices(patch, 4)
+        split = ["mesh.sharding=fsdp_tensor", "mesh.fsdp=2", "mesh.tensor=2", "task.episodes=16"]
+        assert rlhf.main(arguments(folder, "split", *flags, *split)) == 0
+    whole, parts = (records(folder, run)[0][0] for run in ("learned", "split"))
+    for name in ("score", "loss", "grad_norm", "entropy"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
     rows = [{"prompt": f"{i} red", "completions": ["sea", "red"]} for i in range(40)]
     (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert reward_program.main([*init[:2], f"--run_dir={folder / 'rm2'}", *set_flags(

@@ -96,7 +96,7 @@ def lines_written(run):
         return 0
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_and_not_one_bit_changed(corpus, uninterrupted, tmp_path, times):
     run, draw = tmp_path / "run", random.Random()
     for kill in range(times):

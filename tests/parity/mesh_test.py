@@ -90,7 +90,7 @@ def family_on_one_device():
     return curve(family(), 1, microbatches=True)
 
 
-@pytest.mark.parametrize("name", [pytest.param("tensor", marks=pytest.mark.slow), "all", "context"])
+@pytest.mark.parametrize("name", ["tensor", "all", "context"])
 def test_a_family_after_gpt3_on_a_mesh(family_on_one_device, name):
     """One key and value head, which tensor replicates."""
     losses, params = curve(family(mesh=MESHES[name]), 8, microbatches=True)

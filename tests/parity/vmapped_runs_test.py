@@ -95,7 +95,6 @@ def test_each_comes_out_as_a_run_by_itself(asked, tmp_path):
         assert mine == its == point.config
 
 
-@pytest.mark.slow
 def test_a_stop_leaves_runs_that_continue_by_themselves(asked, tmp_path, monkeypatch):
     points = expand(dataclasses.replace(asked, points=asked.points[:2]))
     (group,) = groups_of(points, tmp_path)

@@ -80,7 +80,8 @@ class RlhfDataset:
 
     def description(self) -> dict[str, Any]:
         """Returns what data.json records: the data, and digests of reference and reward."""
-        return self._prompts.description() | {"digest": self.digest()} | self.model_digests
+        text = {} if self._text is None else {"text": self._text.description()}
+        return self._prompts.description() | {"digest": self.digest()} | text | self.model_digests
 
 
 def split_rows(

@@ -1,8 +1,9 @@
 """The objective of learning from a reward by sampling, for the training loop."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,19 +30,23 @@ class RlhfObjective:
     def __init__(
         self,
         init_weights: Any,
-        load_reward: Callable[[str, Any], Any],
+        load_reward: Callable[[str, Any, Sequence[str]], Any],
         prompts: PromptRows,
         end_token: int | None,
     ):
-        """init_weights: a weights.load.Weights. load_reward(path, mesh): weights.reward_model.load.
-        end_token: id of the token that ends an answer."""
+        """init_weights: a weights.load.Weights. load_reward(path, mesh, changes of
+        the config): weights.reward_model.load. end_token: id of the token that ends an answer."""
         self._init_weights, self._load_reward = init_weights, load_reward
         self._prompts, self._end_token = prompts, end_token
 
     def open_dataset(self, config, directory, log):
-        text = (
-            None if config.task.ptx is None else open_dataset.open_dataset(config, directory, log)
-        )
+        text, ptx = None, config.task.ptx
+        if ptx is not None:
+            # As many tokens as the run reads, so that the epochs that are shown are true.
+            n_tokens = config.train.total_tokens * ptx.rows_per_answer
+            train = dataclasses.replace(config.train, total_tokens=n_tokens)
+            of_text = dataclasses.replace(config, train=train)
+            text = open_dataset.open_dataset(of_text, directory, log)
         return dataset.RlhfDataset(self._prompts, config.seed, text, config.model.n_ctx + 1)
 
     def build_step(self, config, platform, mesh, dataset):
@@ -83,7 +88,9 @@ class RlhfObjective:
 
                 return rewards.load_function(spec, tokenizer, self._end_token, put_rows)
             case rlhf.RewardModel(path=path):
-                return rewards.of_model(self._load_reward(path, mesh), config.task, tokenizer)
+                sharding = f"mesh.sharding={config.mesh.sharding}"
+                source = self._load_reward(path, mesh, (sharding,))
+                return rewards.of_model(source, config.task, tokenizer)
 
     def init_state(self, config, step, mesh, dataset, out):
         out.print(f"the reward: {self._reward.description()}")

@@ -66,9 +66,9 @@ class FunctionReward:
                 del ids[-1]
             prompts.append(self.tokenizer.decode(row[:first]))
             answers.append(self.tokenizer.decode(ids))
-        return self.put_rows(self._checked(prompts, answers))
+        return self.put_rows(self._compute(prompts, answers))
 
-    def _checked(self, prompts: list[str], answers: list[str]) -> np.ndarray:
+    def _compute(self, prompts: list[str], answers: list[str]) -> np.ndarray:
         """The function's values, as float32. ValueError for what is no number."""
         try:
             values = list(self.function(prompts, answers))

@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.config.chat import Preferences
 from gptjax.config.schema import Rotary
-from gptjax.data import epochs, preferences
+from gptjax.data import epochs, held_out, preferences
 from gptjax.data.conversations import Encoded
 from gptjax.training import sft
 from gptjax.training import step as train_step
@@ -50,12 +50,7 @@ def loss_and_gradients(step, params, rows):
 
 
 def near(x, y):
-    """To 1e-6 of the largest element of each leaf, or of 1."""
-
-    def leaf(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(1, np.abs(b).max()))
-
-    jax.tree.map(leaf, x, y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), x, y)
 
 
 def test_rows_hold_every_learned_token_after_what_stands_before_it_in_its_conversation():
@@ -149,7 +144,7 @@ def test_all_answers_to_a_prompt_are_held_out_together():
     task = Preferences(train="x", dev_fraction=0.3)
     prompts = {
         name: {item.prompt[0]["content"] for _, item in part}
-        for name, part in sft.split(task, read, preferences.Ranking.prompt_text).items()
+        for name, part in held_out.split_task(task, read, preferences.Ranking.prompt_text).items()
     }
     assert not prompts["train"] & prompts["dev"] and len(prompts["train"] | prompts["dev"]) == 100
     assert 15 < len(prompts["dev"]) < 45
