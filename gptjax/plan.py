@@ -307,7 +307,7 @@ def render_rlhf(p: dict[str, Any]) -> str:
         ("  reward model", human_bytes(p["reward_bytes"]), ""),
         (),
         ("rollout", f"{p['rollout_flops']:.2e} FLOPs", f"{si(p['rollout_tokens'])} tokens at most"),
-        ("  copy of the policy", human_bytes(p["sampler_bytes"]), "bfloat16"),
+        ("  copy of the policy", human_bytes(p["sampler_bytes"]), ""),
         (
             f"  KV cache of {p['rows']} answers, {p['kv_cache_dtype']}",
             human_bytes(p["kv_cache_bytes"]),

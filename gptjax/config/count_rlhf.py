@@ -12,8 +12,8 @@ def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
     """Returns every figure of an iteration by name; bytes over all devices.
 
     reward: of the reward model, whose model is that of the value function as well. State is what a
-    checkpoint holds: parameters and Adam's moments in float32. The reference and the reward model
-    are float32 too; the sampler holds a copy of the policy in bfloat16."""
+    checkpoint holds: parameters and Adam's moments in float32. The reference, the reward model and
+    the sampler's copy of the policy have the dtype of compute, bfloat16 on accelerators."""
     p, r = policy.model, reward.model
     has_value = isinstance(task.advantage, Gae) and isinstance(task.advantage.value, SeparateValue)
     has_reward_model = isinstance(task.reward, RewardModel)
@@ -24,6 +24,7 @@ def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
     value_forward = reward_forward if has_value else 0.0
     ptx_tokens = 0 if task.ptx is None else rows * task.ptx.rows_per_answer * p.n_ctx
     dtype = count.kv_cache_dtype(policy)
+    element = 4 if policy.compute.dtype == "float32" else 2
     n_passes = task.inner_epochs
     return {
         "rows": rows,
@@ -35,9 +36,9 @@ def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
         "policy_state_bytes": count.state_bytes(p),
         "value_state_bytes": count.state_bytes(r) if has_value else 0,
         "ema_bytes": 0 if task.ema is None else 4 * n_policy,
-        "reference_bytes": 4 * n_policy,
-        "reward_bytes": 4 * n_reward if has_reward_model else 0,
-        "sampler_bytes": 2 * n_policy,
+        "reference_bytes": element * n_policy,
+        "reward_bytes": element * n_reward if has_reward_model else 0,
+        "sampler_bytes": element * n_policy,
         "kv_cache_dtype": dtype,
         "kv_cache_bytes_per_row": count.kv_cache_bytes(p, length, dtype),
         "kv_cache_bytes": rows * count.kv_cache_bytes(p, length, dtype),

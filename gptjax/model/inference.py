@@ -9,13 +9,14 @@ in one pass, without a cache.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gptjax.model import gpt, kv_cache, layers
+from gptjax.model import gpt, kv_cache, layers, scalar_head
 from gptjax.model.attention import tree
 from gptjax.sharding import rules, trees
 from gptjax.sharding.shapes import shaped
@@ -32,8 +33,8 @@ class NonFiniteLogits(ValueError):
 
 
 class InferenceModel(flax.struct.PyTreeNode):
-    """A GPT and its parameters prepared for inference: weights cast to the compute dtype, one
-    subtree per period.
+    """A GPT and its parameters prepared for inference: weights in the compute dtype, one subtree per
+    period.
     """
 
     params: Any
@@ -53,22 +54,33 @@ def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
     if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
         execution_policy = dataclasses.replace(execution_policy, dtype=jnp.float32)
 
-    def cast_weight(path, x):  # norms and sinks are computed in float32 whatever the rest is
-        if trees.leaf_name(path).rpartition("/")[2].startswith(("gain", "bias", "sink")):
-            return x
-        # A round trip through bfloat16 by two casts would be optimized away by XLA.
-        return (
-            x.astype(dtype)
-            if dtype == execution_policy.dtype
-            else jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    if dtype == execution_policy.dtype:
+        params = cast_weights(params, dtype)
+    else:  # a round trip through bfloat16 by two casts would be optimized away by XLA
+        params = _map_weights(
+            lambda x: jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7), params
         )
-
-    params = jax.tree_util.tree_map_with_path(cast_weight, params)
     periods = gpt.unstack_layers(params["periods"]) if "periods" in params else []
     return InferenceModel(
         params | {"periods": periods},
         model.clone(sharding=rules.UNSHARDED, execution_policy=execution_policy),
     )
+
+
+def cast_weights(params: Any, dtype: Any) -> Any:
+    """Returns the parameters of a GPT, with or without a scalar head, their weights in the dtype in
+    which its forward pass reads them: what it computes does not change by a bit. What it reads in
+    float32 stays: norms, biases, attention sinks, routers of experts, and the scalar head."""
+    return _map_weights(lambda x: x.astype(dtype), params)
+
+
+def _map_weights(fn: Callable[[jax.Array], jax.Array], params: Any) -> Any:
+    def map_leaf(path, x):
+        *modules, name = trees.leaf_name(path).split("/")
+        is_float32 = name.startswith(("gain", "bias", "sink"))
+        return x if is_float32 or {"router", scalar_head.NAME} & {*modules} else fn(x)
+
+    return jax.tree_util.tree_map_with_path(map_leaf, params)
 
 
 @shaped

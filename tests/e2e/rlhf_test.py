@@ -163,17 +163,26 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     assert reward_program.main([*init, *set_flags(flags)]) == 0
     flags = [f"task.reward=RewardModel(path='{folder / 'rm'}')", "task.episodes=32"]
     flags += ["loop.every_save=1"]
-    seen = []
+    seen, dtypes = [], []
     with pytest.MonkeyPatch.context() as patch:
         answers = program.RlhfProgram.answers
 
         def remember(self, state, *given):
             out, statistics = answers(self, state, *given)
             seen.append((jax.device_get(out), statistics["score"], jax.device_get(state.value)))
+            trees = self._reference, self._reward.params, state.params
+            dtypes.append([tree["token_VD"].dtype.name for tree in trees])
             return out, statistics
 
         patch.setattr(program.RlhfProgram, "answers", remember)
         assert rlhf.main(arguments(folder, "learned", *flags)) == 0
+        assert dtypes[-1] == ["float32"] * 3
+        # In bfloat16 the reference takes half the memory, and the policy begins as the reference;
+        # the reward model computes as it was trained.
+        half = "compute.dtype=bfloat16", "task.episodes=16"
+        assert rlhf.main(arguments(folder, "half", *flags, *half)) == 0
+        assert dtypes[-1] == ["bfloat16", "float32", "float32"]
+        assert records(folder, "half")[0][0]["kl"] == 0
     out, scores, value = seen[0]
     model = reward_model.load(folder / "rm")
     texts = [

@@ -15,6 +15,7 @@ from gptjax.config.schema import Config
 from gptjax.data import open_dataset
 from gptjax.data.prompts import PromptRows
 from gptjax.data.tokenizers import build
+from gptjax.model import inference
 from gptjax.sharding import rules, trees
 from gptjax.training import pretraining, state, step
 from gptjax.training.rlhf import dataset, program, rewards
@@ -107,6 +108,10 @@ class RlhfObjective:
         return base.replace(params=params, value=value, ema=ema)
 
     def make_program(self, context, put_on_mesh):
+        # The policy and the value function begin as copies in float32; from now on these are read.
+        dtype = context.step.model.execution_policy.dtype
+        self._reference = inference.cast_weights(self._reference, dtype)
+        self._reward.cast_weights()
         self._program = program.RlhfProgram(
             context, put_on_mesh, self._reference, self._reward, self._end_token
         )

@@ -26,7 +26,7 @@ EVAL_STEP = 2**31 - 1  # in place of a step's number: every evaluation draws wit
 class RlhfProgram:
     """A training.context.Program of one run.
 
-    reference: parameters of the frozen reference. reward: a rewards.Reward. end_token: id of the
+    reference: parameters of the frozen reference, of model.inference.cast_weights. reward: a rewards.Reward. end_token: id of the
     token that ends an answer, or None."""
 
     def __init__(
@@ -62,6 +62,7 @@ class RlhfProgram:
 
         stop = self._end_token if isinstance(task.ending, rlhf.StopToken) else None
         self._sample = jit(rollout.Sampler(task, step.model, stop))
+        self._cast = jit(lambda p: inference.cast_weights(p, step.model.execution_policy.dtype))
         self._keys = jit(rollout.row_keys, static_argnums=(0, 3))
         self._log_probs = jit(step.states_and_log_probs)
         self._details = jit(step.details)
@@ -127,8 +128,8 @@ class RlhfProgram:
         sampled = self._sample(state.params, prompts_BT, lengths_B, keys_B)
         if not bool(jax.device_get(sampled.is_finite)):
             raise inference.NonFiniteLogits
-        x_BTD, log_probs_BT = self._log_probs(state.params, sampled)
-        # The same program as for the policy, so that equal parameters give equal bits.
+        # One program for both, so that equal parameters give equal bits.
+        x_BTD, log_probs_BT = self._log_probs(self._cast(state.params), sampled)
         _, reference_BT = self._log_probs(self._reference, sampled)
         values_BT, statistics = self._details(
             state.params, state.value, x_BTD, sampled, log_probs_BT

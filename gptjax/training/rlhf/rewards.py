@@ -13,7 +13,7 @@ import numpy as np
 from gptjax.config import parse, rlhf
 from gptjax.configs import registry
 from gptjax.data.tokenizers.build import Tokenizer
-from gptjax.model import gpt, scalar_gpt
+from gptjax.model import gpt, inference, scalar_gpt
 from gptjax.sharding import xla_options
 from gptjax.training.rlhf.rollout import Rollout
 
@@ -37,6 +37,11 @@ class Reward(Protocol):
         """Describes the reward for display."""
         ...
 
+    def cast_weights(self) -> None:
+        """Keeps the parameters in the dtype in which they are read, and no longer in float32: the
+        scores stay the same."""
+        ...
+
 
 @dataclasses.dataclass
 class FunctionReward:
@@ -55,6 +60,9 @@ class FunctionReward:
     def description(self) -> str:
         """As Reward.description."""
         return f"the function {self.name}"
+
+    def cast_weights(self) -> None:
+        """As Reward.cast_weights: there are none."""
 
     def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
         """As Reward.__call__."""
@@ -123,7 +131,7 @@ class ModelReward:
     """The reward of a reward model. source: a weights.reward_model.RewardModel of the same mesh."""
 
     def __init__(self, source: Any):
-        self._source, self.digest = source, source.digest
+        self._description, self.digest = source.description(), source.digest
         self.model, self.params = source.model, source.params
         options = xla_options.options(source.mesh.devices.flat[0])
         self._scores = jax.jit(
@@ -132,7 +140,11 @@ class ModelReward:
 
     def description(self) -> str:
         """As Reward.description."""
-        return self._source.description()
+        return self._description
+
+    def cast_weights(self) -> None:
+        """As Reward.cast_weights."""
+        self.params = inference.cast_weights(self.params, self.model.execution_policy.dtype)
 
     def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
         """As Reward.__call__."""
