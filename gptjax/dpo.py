@@ -1,11 +1,8 @@
 """Teach a model which of two answers was preferred: `python -m gptjax.dpo --config=dpo --init=RUN
 --set task.train=FILE`. Direct preference optimization (2305.18290)."""
 
-from typing import Any
-
 from gptjax import cli, finetune, sft
 from gptjax.config import find_files
-from gptjax.config.schema import Config
 from gptjax.configs import registry
 
 EXAMPLE = "python -m gptjax.dpo --config=dpo --init=runs/assistant --set task.train=pairs.jsonl"
@@ -24,16 +21,7 @@ def main(arguments: list[str]) -> int:
 
     from gptjax.training import dpo
 
-    return sft.run(args, registry.DPO, dpo.PreferenceRows, dpo.DpoObjective, warn_of_base_model)
-
-
-def warn_of_base_model(recipe: Any, config: Config, out: Any) -> None:
-    """Prints a warning if the model to begin with has read no conversations."""
-    if sft.add_template(config)[0] != config.data.tokenizer:
-        out.warn(
-            "the model of --init was never fine-tuned on conversations, so that it gives its "
-            "answers no probability to begin with: python -m gptjax.sft comes first"
-        )
+    return sft.run(args, registry.DPO, dpo.PreferenceRows, dpo.DpoObjective, sft.warn_of_base_model)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from typing import Any
 
 from gptjax import cli, finetune, sft
 from gptjax.config import find_files, parse
-from gptjax.config.chat_recipe import ChatRecipe
-from gptjax.config.schema import Config
 from gptjax.configs import registry
 from gptjax.data import conversations, preferences
 from gptjax.runtime import atomic
@@ -40,21 +38,12 @@ def main(arguments: list[str]) -> int:
     if (args.model, args.score, args.out) == (None, None, None):
         from gptjax.training import reward, reward_rows
 
-        return sft.run(args, registry.REWARD, reward_rows.RewardRows, reward.RewardObjective, warn)
+        return sft.run(args, registry.REWARD, reward_rows.RewardRows, reward.RewardObjective, sft.warn_of_base_model)
     if None in (args.model, args.score, args.out) or args.config is not None:
         raise ValueError(
             "give --model, --score and --out to score texts, or --config and --init to train"
         )
     return score_file(args.model, args.score, args.out, args.assignments)
-
-
-def warn(recipe: ChatRecipe, config: Config, out: Any) -> None:
-    """Prints a warning if the texts are conversations and the model to begin with has read none."""
-    if sft.has_chat_template(recipe.task) and sft.add_template(config)[0] != config.data.tokenizer:
-        out.warn(
-            "the model of --init was never fine-tuned on conversations, so that it does not know "
-            "the control tokens: python -m gptjax.sft comes first, or give task.text=plain"
-        )
 
 
 def score_file(model: str, path: str, out_path: Any, assignments: Sequence[str]) -> int:

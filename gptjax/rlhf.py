@@ -4,7 +4,7 @@
 import dataclasses
 from typing import Any
 
-from gptjax import cli, dpo, finetune, sft
+from gptjax import cli, finetune, sft
 from gptjax.config import find_files, overrides, rlhf, rlhf_recipe
 from gptjax.config.batch_schedule import BatchSchedule
 from gptjax.configs import registry
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     weights = load.load(args.init)
     spec, n_vocab = weights.config.data.tokenizer, weights.config.model.n_vocab
     if recipe.task.text == "chat":
-        dpo.warn_of_base_model(recipe, weights.config, out)
+        sft.warn_of_base_model(recipe, weights.config, out)
         spec, n_vocab = sft.add_template(weights.config)
     tokenizer = build.build(spec)
     template = chat_template.of(tokenizer) if recipe.task.text == "chat" else None
@@ -65,6 +65,8 @@ def main(arguments: list[str]) -> int:
 def end_token_of(task: rlhf.Rlhf, tokenizer: Any, template: Any) -> int | None:
     """Returns the id of the token that ends an answer, or None if nothing does. Raises ValueError
     if the text of CutAt is not one token."""
+    from gptjax.data import preferences
+
     match task.ending:
         case rlhf.CutAt(text=text):
             ids = tokenizer.encode(text)
@@ -73,7 +75,7 @@ def end_token_of(task: rlhf.Rlhf, tokenizer: Any, template: Any) -> int | None:
                     f"task.ending.text={text!r} is {len(ids)} tokens; give a text of one token"
                 )
             return ids[0]
-    return tokenizer.end_of_text if template is None else template.end_of_turn_id
+    return preferences.end_token(tokenizer, template)
 
 
 if __name__ == "__main__":

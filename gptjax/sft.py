@@ -9,7 +9,7 @@ from typing import Any
 from gptjax import cli, finetune
 from gptjax.config import chat_recipe, data, find_files, overrides
 from gptjax.config.batch_schedule import BatchSchedule
-from gptjax.config.chat import Rankings
+from gptjax.config.chat import Conversations
 from gptjax.config.model import Model
 from gptjax.config.positions import Learned
 from gptjax.config.schema import Config
@@ -114,9 +114,19 @@ def check_context(recipe: chat_recipe.ChatRecipe, model: Model, init: str) -> No
         )
 
 
+def warn_of_base_model(recipe: Any, config: Config, out: Any) -> None:
+    """Prints a warning if the texts of a recipe are conversations, and the model to begin with has
+    read none."""
+    if has_chat_template(recipe.task) and add_template(config)[0] != config.data.tokenizer:
+        out.warn(
+            "the model of --init was never fine-tuned on conversations, so that it does not know "
+            "the control tokens: python -m gptjax.sft comes first, or give task.text=plain"
+        )
+
+
 def has_chat_template(task: Any) -> bool:
-    """Whether the texts of a task are conversations."""
-    return not isinstance(task, Rankings) or task.text == "chat"
+    """Whether the texts of a task are conversations, and no plain texts."""
+    return isinstance(task, Conversations) or task.text == "chat"
 
 
 def add_template(config: Config) -> tuple[data.Tokenizer, int]:

@@ -89,6 +89,10 @@ class Preferences:
     """Share of the prompts that is held out, chosen by a hash of their text."""
     form: Literal["auto", "pairs", "ranked", "hh"] = "auto"
     """Form of a line or row; auto: by the columns of the first."""
+    text: Literal["chat", "plain"] = "chat"
+    """chat: prompt and answer are turns of a conversation, written by the chat template. plain:
+    the answer continues the prompt's text, without an end unless it is given as
+    {"text": "...", "ended": true}."""
     loss: PreferenceLoss = Dpo()
     """What is learned from a pair."""
     epochs: Annotated[int, Bounds(1, 10_000)] = 1

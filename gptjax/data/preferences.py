@@ -64,18 +64,18 @@ def read(path: str, form: str) -> Iterator[tuple[str, Ranking]]:
         yield where, rank(where, row, form)
 
 
-def encode_pairs(template: Template, ranking: Ranking, n_ctx: int) -> list[tuple[Encoded, Encoded]]:
-    """Returns each pair (the better, the worse) of a prompt's answers; learned is the last answer
-    alone. Raises Unusable if `check` does, and if an answer is longer than n_ctx + 1 ids."""
+def encode_pairs(
+    tokenizer: build.Tokenizer, template: Template | None, ranking: Ranking, n_ctx: int
+) -> list[tuple[Encoded, Encoded]]:
+    """Returns each pair (the better, the worse) of a prompt's answers (`encode_answer`). Raises
+    Unusable if `check` does, and if an answer is longer than n_ctx + 1 ids."""
     check(ranking)
     encoded = []
     for messages, ended in zip(ranking.answers, ranking.ended, strict=True):
-        if ended:
-            raise Unusable("an answer with `ended`, which only plain text has")
-        one = conversations.encode(template, messages)
+        one = encode_answer(tokenizer, template, messages, ended)
         if len(one.ids) > n_ctx + 1:
             raise Unusable(f"longer than the context of {n_ctx:,} tokens")
-        encoded.append(_learn_last(one))
+        encoded.append(one)
     pairs = [(encoded[i], encoded[j]) for i, j in ranking.pairs()]
     if any(better.ids == worse.ids for better, worse in pairs):
         raise Unusable("two of the answers are the same")
@@ -93,12 +93,20 @@ def check(ranking: Ranking) -> None:
         raise Unusable("all answers are equally good")
 
 
-def encode_text(tokenizer: build.Tokenizer, template: Template | None, prompt: Any) -> list[int]:
-    """Returns the ids of a prompt before its answer. prompt: messages, written by the template; or
-    without a template a text."""
+def encode_prompt(
+    tokenizer: build.Tokenizer, template: Template | None, messages: Sequence[Message]
+) -> list[int]:
+    """Returns the ids of a prompt before its answer: written by the template, or without one those
+    of the text of its single message."""
     if template is None:
-        return build.encode_prompt(tokenizer, prompt)
-    return template.encode(prompt, add_generation_prompt=True)
+        (message,) = messages
+        return build.encode_prompt(tokenizer, message["content"])
+    return template.encode(messages, add_generation_prompt=True)
+
+
+def end_token(tokenizer: build.Tokenizer, template: Template | None) -> int | None:
+    """Returns the id of the token that ends an answer; None if the tokenizer has none."""
+    return tokenizer.end_of_text if template is None else template.end_of_turn_id
 
 
 def encode_answer(
@@ -106,38 +114,36 @@ def encode_answer(
     template: Template | None,
     messages: Sequence[Message],
     ended: bool = False,
-) -> list[int]:
-    """Returns the ids of a prompt and its answer, the last message, as a model reads them that has
-    sampled the answer after `encode_text` of the prompt.
+) -> Encoded:
+    """Returns a prompt and its answer, the last message, as a model reads them that has sampled the
+    answer after `encode_prompt` of the prompt; learned is the answer.
 
-    With a template they end with the token that ends the answer. Without, the two texts are encoded
-    one by one, and the end of text follows if `ended`. Raises Unusable as conversations.encode; for
-    plain text if the answer is empty or cannot end."""
+    With a template they end with the token that ends the answer, which is learned too. Without, the
+    two texts are encoded one by one, and the end of text follows if `ended`. Raises Unusable as
+    conversations.encode; for plain text if the answer is empty or cannot end."""
     if template is not None:
         if ended:
             raise Unusable("an answer with `ended`, which only plain text has")
-        one = _learn_last(conversations.encode(template, messages))
-        return one.ids[: len(one.learned) - one.learned[::-1].index(True)]
+        whole = conversations.encode(template, messages)
+        stop = len(whole.ids) - whole.learned[::-1].index(True)
+        n_prompt = len(encode_prompt(tokenizer, template, messages[:-1]))
+        return _answer(whole.ids[:n_prompt], whole.ids[n_prompt:stop])
     if [message["role"] for message in messages] != ["user", "assistant"]:
         raise Unusable("more than a prompt and an answer, which plain text has")
-    prompt, answer = (message["content"] for message in messages)
-    answer_ids = tokenizer.encode(answer)
+    answer_ids = tokenizer.encode(messages[1]["content"])
     if ended and tokenizer.end_of_text is None:
         raise Unusable("ended, and the tokenizer has no token for that")
     if ended:
         answer_ids = [*answer_ids, tokenizer.end_of_text]
     if not answer_ids:
         raise Unusable("an empty answer")
-    return [*encode_text(tokenizer, None, prompt), *answer_ids]
+    return _answer(encode_prompt(tokenizer, None, messages[:1]), answer_ids)
 
 
-def _learn_last(encoded: Encoded) -> Encoded:
-    """The conversation with its last answer alone as what is learned."""
-    last = len(encoded.learned) - 1 - encoded.learned[::-1].index(True)
-    first = last
-    while encoded.learned[first - 1]:
-        first -= 1
-    return Encoded(encoded.ids, [first <= i <= last for i in range(len(encoded.ids))])
+def _answer(prompt_ids: list[int], answer_ids: list[int]) -> Encoded:
+    return Encoded(
+        [*prompt_ids, *answer_ids], [False] * len(prompt_ids) + [True] * len(answer_ids)
+    )
 
 
 def recognize(where: str, row: dict[str, Any]) -> str:

@@ -56,8 +56,9 @@ def encode_answer(
     messages: Sequence[Message],
     ended: bool,
 ) -> list[int]:
-    """Returns preferences.encode_answer. Raises Unusable if it is longer than the context."""
-    ids = preferences.encode_answer(tokenizer, template, messages, ended)
+    """Returns the ids of preferences.encode_answer. Raises Unusable if they are longer than the
+    context."""
+    ids = preferences.encode_answer(tokenizer, template, messages, ended).ids
     if len(ids) > n_ctx:
         raise Unusable(f"longer than the context of {n_ctx:,} tokens")
     return ids

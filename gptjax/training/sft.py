@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import continuation
-from gptjax.data import conversations, epochs, held_out
+from gptjax.data import conversations, epochs, held_out, preferences
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers import build
 from gptjax.data.tokenizers.build import Tokenizer
@@ -103,11 +103,11 @@ class ConversationRows:
         self,
         task: Any,
         tokenizer: Tokenizer,
-        template: conversations.Template,
+        template: conversations.Template | None,
         n_ctx: int,
         print_line: Callable[[str], None],
     ):
-        """task: a config.chat.Conversations. Raises ValueError, in one line, for anything wrong
+        """task: a config.chat.Conversations. template: None for plain text. Raises ValueError, in one line, for anything wrong
         with the data."""
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
         self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {}
@@ -240,7 +240,7 @@ class SftObjective:
         rows, tokenizer = self._rows, self._rows.tokenizer
         n_tokens = context.config.loop.sample_tokens
         prompts = [
-            rows.template.encode(messages[:-1])
+            preferences.encode_prompt(tokenizer, rows.template, messages[:-1])
             for messages, _ in rows.examples["dev"]
             if messages[-1]["role"] == "assistant"
         ]
@@ -254,7 +254,7 @@ class SftObjective:
                     n_tokens,
                     sampling.SamplingParams(temperature=0.0),
                     jax.random.key(0),
-                    rows.template.end_of_turn_id,
+                    preferences.end_token(tokenizer, rows.template),
                 )
             except inference.NonFiniteLogits as error:  # the run goes on
                 return [f"no sample: {error}"]

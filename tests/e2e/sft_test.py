@@ -118,6 +118,24 @@ def test_dpo_learns_from_pairs_and_keeps_its_reference(folder, capsys):
         run(f"task.train={folder / 'same.jsonl'}", f"task.dev={folder / 'same.jsonl'}")
 
 
+def test_dpo_of_plain_text_needs_no_chat_template(folder, capsys):
+    pairs = [
+        {"prompt": f"{n} sea", "chosen": {"text": " no", "ended": True}, "rejected": " red"}
+        for n in range(60)
+    ]
+    (folder / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    flags = [f"task.train={folder / 'plain.jsonl'}", "task.text=plain", "task.batch_rows=4"]
+    init = ["--config=dpo", f"--init={folder / 'pre'}", f"--run_dir={folder / 'plain'}"]
+    assert dpo.main([*init, *set_flags([*flags, "task.peak_lr=0.003", "loop.every_log=1"])]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "⟦ no<|endoftext|>⟧" in said and "never fine-tuned" not in said
+    losses = [line["loss"] for line in events.read(folder / "plain") if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5) and losses[-1] < 0.3
+    before, after = (run_dir.load_config(folder / run) for run in ("pre", "plain"))
+    assert after.data.tokenizer == before.data.tokenizer
+    assert after.model.n_vocab == before.model.n_vocab
+
+
 @pytest.mark.parametrize("sets, line", [
     (["task.train=none.jsonl"], "none.jsonl"),
     (["task.batch_rows=1000"], "fewer than task.batch_rows=1000"),

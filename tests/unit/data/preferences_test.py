@@ -72,7 +72,7 @@ def test_a_row_of_another_form_is_one_line(tmp_path, row, line):
 
 def test_all_pairs_of_a_ranking_the_better_first():
     ranking = ranked("1", "2", "3", prompt=("a?", "x.", "b?"))
-    pairs = preferences.encode_pairs(TEMPLATE, ranking, 50)
+    pairs = preferences.encode_pairs(TOKENIZER, TEMPLATE, ranking, 50)
     found = [tuple(learned_text(one) for one in pair) for pair in pairs]
     assert found == [(f"{a}<|end|>", f"{b}<|end|>") for a, b in ("12", "13", "23")]
 
@@ -88,7 +88,7 @@ def test_ties_have_one_rank_and_are_no_pair(tmp_path, row, ranks):
     assert ranking == ranked("a", "b", "c", "d", ranks=ranks)
     found = [
         tuple(learned_text(one)[0] for one in pair)
-        for pair in preferences.encode_pairs(TEMPLATE, ranking, 50)
+        for pair in preferences.encode_pairs(TOKENIZER, TEMPLATE, ranking, 50)
     ]
     rank = dict(zip("abcd", ranks, strict=True))
     assert sorted(found) == [(x, y) for x in "abcd" for y in "abcd" if rank[x] < rank[y]]
@@ -107,30 +107,31 @@ def test_ties_have_one_rank_and_are_no_pair(tmp_path, row, ranks):
 ])  # fmt: skip
 def test_what_is_no_pair_is_not_learned(ranking, reason):
     with pytest.raises(Unusable, match=reason):
-        preferences.encode_pairs(TEMPLATE, ranking, 50)
+        preferences.encode_pairs(TOKENIZER, TEMPLATE, ranking, 50)
 
 
 def test_an_answer_is_read_as_the_model_that_sampled_it_reads_it():
     messages = turns("a?", "x.", "b?", "no")
-    ids = preferences.encode_answer(TOKENIZER, TEMPLATE, messages)
-    prompt = preferences.encode_text(TOKENIZER, TEMPLATE, messages[:-1])
+    ids = preferences.encode_answer(TOKENIZER, TEMPLATE, messages).ids
+    prompt = preferences.encode_prompt(TOKENIZER, TEMPLATE, messages[:-1])
     end = TEMPLATE.end_of_turn_id
     assert ids == [*prompt, *TOKENIZER.encode("no"), end]
     messages = turns("The film", " was good")
-    ids = preferences.encode_answer(TOKENIZER, None, messages)
-    prompt = preferences.encode_text(TOKENIZER, None, "The film")
+    ids = preferences.encode_answer(TOKENIZER, None, messages).ids
+    prompt = preferences.encode_prompt(TOKENIZER, None, turns("The film"))
     assert ids == [*prompt, *TOKENIZER.encode(" was good")]
     ended = preferences.encode_answer(TOKENIZER, None, messages, ended=True)
-    assert ended == [*ids, TOKENIZER.end_of_text]
+    assert ended.ids == [*ids, TOKENIZER.end_of_text]
+    assert ended.learned == [False] * len(prompt) + [True] * (len(ended.ids) - len(prompt))
 
 
 @pytest.mark.parametrize("kind", ["llama3", "phi3", "gemma"])
 def test_an_answer_ends_with_the_token_that_a_sampled_one_ends_with(kind):
     """Some templates write a line break after it."""
     tokenizer, template = of_kind(kind)
-    ids = preferences.encode_answer(tokenizer, template, turns("a?", "b."))
+    ids = preferences.encode_answer(tokenizer, template, turns("a?", "b.")).ids
     assert ids[-1] == template.end_of_turn_id
-    prompt = preferences.encode_text(tokenizer, template, turns("a?"))
+    prompt = preferences.encode_prompt(tokenizer, template, turns("a?"))
     assert ids[: len(prompt)] == prompt
 
 
