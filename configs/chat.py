@@ -4,7 +4,8 @@ section 3.5 and appendix C.1), and `dpo`, from preferences (Rafailov et al. 2305
 InstructGPT trains for 16 epochs with a residual dropout of 0.2 and a cosine to a tenth of the
 learning rate, without a warm-up: 9.65e-6 and batches of 32 for 1.3B and 6B parameters, 5.03e-6 and
 8 for 175B. Its validation loss rises after the first epoch; the checkpoint was chosen by the reward
-model's score. The paper's batches count demonstrations, one a row.
+model's score (task.choose=BestScore(...); here by the loss until a reward is named). The paper's
+batches count demonstrations, one a row.
 
 DPO's paper trains with RMSprop, batches of 64 pairs, beta 0.1 and a learning rate of 1e-6 after a
 linear warm-up of 150 steps; here the optimizer is Adam without its first moment (b1=0), which is

@@ -38,7 +38,13 @@ def main(arguments: list[str]) -> int:
     if (args.model, args.score, args.out) == (None, None, None):
         from gptjax.training import reward, reward_rows
 
-        return sft.run(args, registry.REWARD, reward_rows.RewardRows, reward.RewardObjective, sft.warn_of_base_model)
+        return sft.run(
+            args,
+            registry.REWARD,
+            reward_rows.RewardRows,
+            reward.RewardObjective,
+            sft.warn_of_base_model,
+        )
     if None in (args.model, args.score, args.out) or args.config is not None:
         raise ValueError(
             "give --model, --score and --out to score texts, or --config and --init to train"

@@ -3,6 +3,7 @@ task.train=FILE`. InstructGPT (2203.02155) section 3.5, its first step."""
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,8 +34,10 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
 
     from gptjax.training import sft
+    from gptjax.weights import reward_model
 
-    return run(args, registry.SFT, sft.ConversationRows, sft.SftObjective)
+    make_objective = functools.partial(sft.SftObjective, load_reward=reward_model.load)
+    return run(args, registry.SFT, sft.ConversationRows, make_objective)
 
 
 def run(

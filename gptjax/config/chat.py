@@ -4,6 +4,20 @@
 from typing import Annotated, Literal
 
 from gptjax.config.record import Bounds, Fraction, Positive, Rows, record
+from gptjax.config.rlhf import PythonFunction, RewardModel
+
+
+@record
+class BestScore:
+    """The epoch whose answers to held-out prompts have the highest mean score (InstructGPT,
+    2203.02155, section 3.5: by the reward model)."""
+
+    reward: RewardModel | PythonFunction
+    """What scores an answer."""
+    prompts: Rows = 64
+    """At most so many prompts, the first of dev; an answer is sampled to each, by the seed."""
+    answer_tokens: Annotated[int, Bounds(1, 10**7)] = 64
+    """Tokens of an answer."""
 
 
 @record
@@ -40,8 +54,9 @@ class Conversations:
     """Highest learning rate."""
     warmup_fraction: Fraction = 0.0
     """Share of the steps in which the learning rate rises."""
-    choose: Literal["loss", "last"] = "loss"
-    """Which epoch is the result: the one with the lowest loss on dev, or the last."""
+    choose: Literal["loss", "last"] | BestScore = "loss"
+    """Which epoch is the result: the one with the lowest loss on dev, the last, or that of the best
+    score, BestScore(reward=RewardModel(path='runs/reward'))."""
     final_fraction: Annotated[float, Bounds(0, 1)] = 0.1
     """Learning rate at the end of the cosine, as a share of peak_lr."""
 

@@ -46,7 +46,8 @@ def parse_text(text: str, hint: Any, path: str) -> Any:
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if str in options and not is_quoted and not (text == "None" and type(None) in options):
         return text
-    if not is_quoted and any(typing.get_origin(o) is typing.Literal for o in options):
+    # A word of a Literal may be no expression, such as one with a hyphen.
+    if not is_quoted and all(typing.get_origin(o) is typing.Literal for o in options):
         return convert(ast.Name(text), hint, path)
     return convert(parse_expression(text, hint, path), hint, path)
 
@@ -82,6 +83,11 @@ def convert(tree: ast.expr, hint: Any, path: str) -> Any:
         if typing.get_origin(option) is tuple:
             parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else [tree]
             return tuple(convert(part, typing.get_args(option)[0], path) for part in parts)
+    value = tree.id if isinstance(tree, ast.Name) else _literal(tree)
+    for option in options:
+        fits, converted = _convert_scalar(value, option)
+        if fits:
+            return converted
     records = {
         option.__name__: option
         for option in options
@@ -89,11 +95,6 @@ def convert(tree: ast.expr, hint: Any, path: str) -> Any:
     }
     if records:
         return _convert_record(tree, records, hint, path)
-    value = tree.id if isinstance(tree, ast.Name) else _literal(tree)
-    for option in options:
-        fits, converted = _convert_scalar(value, option)
-        if fits:
-            return converted
     raise ValueError(f"{path}={_unparse(tree)}: {describe_type(hint)}")
 
 

@@ -141,9 +141,7 @@ def encode_answer(
 
 
 def _answer(prompt_ids: list[int], answer_ids: list[int]) -> Encoded:
-    return Encoded(
-        [*prompt_ids, *answer_ids], [False] * len(prompt_ids) + [True] * len(answer_ids)
-    )
+    return Encoded([*prompt_ids, *answer_ids], [False] * len(prompt_ids) + [True] * len(answer_ids))
 
 
 def recognize(where: str, row: dict[str, Any]) -> str:

@@ -33,8 +33,8 @@ class NonFiniteLogits(ValueError):
 
 
 class InferenceModel(flax.struct.PyTreeNode):
-    """A GPT and its parameters prepared for inference: weights in the compute dtype, one subtree per
-    period.
+    """A GPT and its parameters prepared for inference: weights in the compute dtype, one subtree
+    per period.
     """
 
     params: Any

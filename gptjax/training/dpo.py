@@ -143,9 +143,7 @@ class PreferenceRows(sft.ConversationRows):
         pairs, examples, notes, ties = [], [], conversations.Notes(), conversations.Notes()
         for where, ranked in part:
             try:
-                new = preferences.encode_pairs(
-                    self.tokenizer, self.template, ranked, self.n_ctx
-                )
+                new = preferences.encode_pairs(self.tokenizer, self.template, ranked, self.n_ctx)
                 pairs += new
                 examples.append((ranked.answers[0], new[0][0]))
                 ties.add(preferences.TIE_NOTE, where, ranked.n_ties)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.config import continuation
+from gptjax.config import chat, continuation
 from gptjax.data import conversations, epochs, held_out, preferences
 from gptjax.data.conversations import Encoded, Message
 from gptjax.data.tokenizers import build
@@ -20,7 +20,8 @@ from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import experts, gpt
 from gptjax.report import events
 from gptjax.runtime import atomic, run_dir
-from gptjax.training import pretraining, step
+from gptjax.training import answer_score, pretraining, step
+from gptjax.training.rlhf import rewards
 
 
 def pack_rows(encoded: Sequence[Encoded], n_ctx: int, rows: str) -> np.ndarray:
@@ -94,7 +95,7 @@ class ConversationRows:
     data.epochs.TaskRows.
 
     n_ctx: context. examples: the first conversations of train and dev, with their ids, to be
-    shown. n_conversations: of both."""
+    shown. dev_messages: the conversations of dev. n_conversations: of both."""
 
     read = staticmethod(conversations.read)
     split_key = staticmethod(repr)
@@ -107,11 +108,12 @@ class ConversationRows:
         n_ctx: int,
         print_line: Callable[[str], None],
     ):
-        """task: a config.chat.Conversations. template: None for plain text. Raises ValueError, in one line, for anything wrong
-        with the data."""
+        """task: a config.chat.Conversations. template: None for plain text. Raises ValueError, in
+        one line, for anything wrong with the data."""
         self.task, self.tokenizer, self.template, self.n_ctx = task, tokenizer, template, n_ctx
         self.examples: dict[str, list[tuple[list[Message], Encoded]]] = {}
         self.n_conversations: dict[str, int] = {}
+        self.dev_messages: list[list[Message]] = []
         parts = held_out.split_task(task, self.read, self.split_key)
         self.train, self.dev = (
             self.encode(parts[name], name, print_line) for name in ("train", "dev")
@@ -123,6 +125,8 @@ class ConversationRows:
             part, self.template, self.n_ctx, self.task.too_long, print_line, name
         )
         self.examples[name], self.n_conversations[name] = encoded[:3], len(encoded)
+        if name == "dev":
+            self.dev_messages = [messages for messages, _ in encoded]
         return pack_rows([one for _, one in encoded], self.n_ctx, self.task.rows)
 
     def digest(self) -> str:
@@ -180,15 +184,36 @@ def padded_batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, in
 class SftObjective:
     """Learning from conversations. A training.context.Objective."""
 
-    def __init__(self, init_weights: Any, rows: ConversationRows):
-        """init_weights: a weights.load.Weights."""
+    def __init__(
+        self,
+        init_weights: Any,
+        rows: ConversationRows,
+        load_reward: rewards.LoadReward | None = None,
+    ):
+        """init_weights: a weights.load.Weights. load_reward: weights.reward_model.load, for a task
+        that chooses by BestScore."""
         self._init_weights, self._rows = init_weights, rows
+        self._load_reward, self._score = load_reward, None
 
     def open_dataset(self, config, directory, log):
         return epochs.EpochDataset(self._rows, self._rows.task.batch_rows, config.seed)
 
     def build_step(self, config, platform, mesh, dataset):
         base = step.build(config, platform, mesh, dataset.tokenizer.end_of_text)
+        match config.task.choose:
+            case chat.BestScore() as spec:
+                rows = self._rows
+                assert rows.template is not None and self._load_reward is not None
+                self._score = answer_score.AnswerScore(
+                    spec,
+                    config,
+                    mesh,
+                    rows.tokenizer,
+                    rows.template,
+                    rows.dev_messages,
+                    self._load_reward,
+                )
+                dataset.model_digests |= {"reward": self._score.digest}
         return SftStep(base.config, base.model, base.tx, base.end_of_text)
 
     def init_state(self, config, step, mesh, dataset, out):
@@ -198,6 +223,8 @@ class SftObjective:
         weights = self._init_weights
         weights.check(weights.config, build.build(weights.config.data.tokenizer))
         init_state = state.init_sharded(config, step.model, step.tx, mesh)
+        if self._score is not None:
+            out.print(f"the reward: {self._score.description}")
         for line in continuation.changes(self._init_weights.config.model, config.model):
             out.print(line)
         return self._load_params(init_state, config.model)
@@ -218,6 +245,10 @@ class SftObjective:
             context.step.row_nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
         )
 
+        score = None
+        if self._score is not None:
+            score = self._score.make_fn(context.step.model, context.microbatch_rows, put_on_mesh)
+
         def eval_fn(params):
             total = np.zeros(2)
             # Nothing is learned of the rows of padding.
@@ -225,7 +256,8 @@ class SftObjective:
                 *sums, _ = jax.device_get(nll(params, put_on_mesh(batch, "B1")))
                 total += np.array(sums, np.float64)
             loss = float(total[0] / total[1])
-            return {"validation_loss": loss, "perplexity": float(np.exp(min(loss, 700)))}
+            scores = {} if score is None else {"validation_score": score(params)}
+            return scores | {"validation_loss": loss, "perplexity": float(np.exp(min(loss, 700)))}
 
         return eval_fn
 
@@ -274,19 +306,21 @@ class SftObjective:
 
 
 def best_step(context) -> int | None:
-    """Returns the step of the checkpoint with the lowest loss on dev, and prints it; None if none
-    has a finite one. For process 0."""
+    """Returns the step of the checkpoint with the highest score of answers on dev, or where none
+    are scored the lowest loss, and prints it; None if none has a finite one. For process 0."""
     context.checkpoints.wait()
     saved = context.checkpoints.steps()
-    losses = {
-        record["step"]: record["validation_loss"]
-        for record in events.read(context.directory)
-        if record["step"] in saved and np.isfinite(record.get("validation_loss", np.nan))
+    records = [r for r in events.read(context.directory) if r["step"] in saved]
+    is_scored = any("validation_score" in record for record in records)
+    name, sign = ("validation_score", -1) if is_scored else ("validation_loss", 1)
+    values = {
+        record["step"]: record[name] for record in records if np.isfinite(record.get(name, np.nan))
     }
-    if not losses:
+    if not values:
         return None
-    step = min(losses, key=lambda step: (losses[step], step))
+    step = min(values, key=lambda step: (sign * values[step], step))
     context.out.print(
-        f"step {step:,} has the lowest loss on dev, {losses[step]:.4f}: it is read from now on"
+        f"step {step:,} has the {'highest score of answers' if is_scored else 'lowest loss'} on "
+        f"dev, {values[step]:.4f}: it is read from now on"
     )
     return step

@@ -199,6 +199,12 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     whole, parts = (records(folder, run)[0][0] for run in ("learned", "split"))
     for name in ("score", "loss", "grad_norm", "entropy"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
+    # It also chooses the epoch of a run of SFT, whose tokens it reads.
+    flags_sft = [f"task.train={folder / 'c.jsonl'}", "task.batch_rows=4", "task.epochs=1"]
+    flags_sft += [f"task.choose=BestScore(reward=RewardModel(path='{folder / 'rm'}'),prompts=4)"]
+    init_sft = ["--config=sft", f"--init={folder / 'sft'}", f"--run_dir={folder / 'chosen'}"]
+    assert sft.main([*init_sft, *set_flags([*flags_sft, "task.choose.answer_tokens=8"])]) == 0
+    assert records(folder, "chosen")[1][0]["validation_score"] != 0
     rows = [{"prompt": f"{i} red", "completions": ["sea", "red"]} for i in range(40)]
     (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert reward_program.main([*init[:2], f"--run_dir={folder / 'rm2'}", *set_flags(

@@ -82,6 +82,46 @@ def test_it_learns_to_answer_and_to_stop(folder, capsys):
     assert open_model.open_model(folder / "run").description == f"step {min(losses):,}"
 
 
+def test_the_epoch_of_the_best_score_is_the_result(folder, capsys):
+    """The score falls from call to call, so that it is not the epoch of the lowest loss."""
+    (folder / "score_of_test.py").write_text(
+        "import json\n"
+        "calls = []\n"
+        "def falling(prompts, answers):\n"
+        "    calls.append(1)\n"
+        "    scores = [len(a) / 100 - len(calls) for a in answers]\n"
+        f"    with open({str(folder / 'calls.jsonl')!r}, 'a') as f:\n"
+        "        print(json.dumps([prompts, answers, scores]), file=f)\n"
+        "    return scores\n"
+    )
+    reward = f"PythonFunction(name='{folder / 'score_of_test.py'}:falling')"
+    flags = [f"task.dev={folder / 'dev.jsonl'}", "task.epochs=2", "task.rows=single"]
+    flags += [f"task.choose=BestScore(reward={reward},prompts=10,answer_tokens=6)"]
+    assert sft.main(arguments(folder, "scored", *flags)) == 0
+    records = [r for r in events.read(folder / "scored") if "validation_score" in r]
+    scores = {r["step"]: r["validation_score"] for r in records}
+    losses = {r["step"]: r["validation_loss"] for r in records}
+    best = max(scores, key=lambda step: scores[step])
+    assert len(scores) == 2 and best != min(losses, key=lambda step: losses[step])
+    assert json.loads((folder / "scored" / run_dir.CHOSEN).read_text()) == {"step": best}
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"step {best:,} has the highest score of answers on dev" in said
+    assert "the reward: the function" in said and "held-out prompts: score" in said
+    calls = [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
+    assert [len(answers) for _, answers, _ in calls] == [4, 4, 4] * 2  # 10 prompts and padding
+    for epoch, score in enumerate(scores.values()):
+        prompts, _, values = (sum(parts, []) for parts in zip(*calls[3 * epoch :][:3], strict=True))
+        assert score == pytest.approx(sum(values[:10]) / 10)
+        dev = [json.loads(line)["messages"] for line in (folder / "dev.jsonl").open()][:10]
+        for prompt, messages in zip(prompts, dev, strict=False):
+            assert prompt.endswith(f"<|user|>{messages[0]['content']}<|end|><|assistant|>")
+    (folder / "score_of_test.py").write_text(
+        "def falling(prompts, answers):\n    return [0] * len(answers)\n"
+    )
+    with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
+        sft.main(arguments(folder, "scored", *flags))
+
+
 def test_dpo_learns_from_pairs_and_keeps_its_reference(folder, capsys):
     """Trained to prefer `no`, from the model before any fine-tuning."""
     pairs = [{"prompt": f"{n} sea", "chosen": "no", "rejected": "sea"} for n in range(60)]

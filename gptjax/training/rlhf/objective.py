@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import rlhf
-from gptjax.config.schema import Config
 from gptjax.data import open_dataset
 from gptjax.data.prompts import PromptRows
 from gptjax.data.tokenizers import build
 from gptjax.model import inference
-from gptjax.sharding import rules, trees
+from gptjax.sharding import trees
 from gptjax.training import pretraining, state, step
 from gptjax.training.rlhf import dataset, program, rewards
 from gptjax.training.rlhf.step import RlhfStep
@@ -31,12 +29,12 @@ class RlhfObjective:
     def __init__(
         self,
         init_weights: Any,
-        load_reward: Callable[[str, Any, Sequence[str]], Any],
+        load_reward: rewards.LoadReward,
         prompts: PromptRows,
         end_token: int | None,
     ):
-        """init_weights: a weights.load.Weights. load_reward(path, mesh, changes of
-        the config): weights.reward_model.load. end_token: id of the token that ends an answer."""
+        """init_weights: a weights.load.Weights. load_reward: weights.reward_model.load. end_token:
+        id of the token that ends an answer."""
         self._init_weights, self._load_reward = init_weights, load_reward
         self._prompts, self._end_token = prompts, end_token
 
@@ -66,7 +64,14 @@ class RlhfObjective:
             self._reference = pretraining.read_params(
                 abstract, weights, config.model, lambda *_: None
             )
-        self._reward = self._open_reward(config, mesh)
+        self._reward = rewards.open_reward(
+            config.task,
+            config.mesh.sharding,
+            mesh,
+            self._prompts.tokenizer,
+            self._end_token,
+            self._load_reward,
+        )
         dataset.model_digests |= {
             "reference": _digest(self._reference),
             "reward": self._reward.digest,
@@ -76,22 +81,6 @@ class RlhfObjective:
             case rlhf.Gae(value=rlhf.SeparateValue()):
                 value_model = self._reward.model or base.model
         return RlhfStep(base.config, base.model, base.tx, base.end_of_text, value_model)
-
-    def _open_reward(self, config: Config, mesh: Any) -> rewards.Reward:
-        assert isinstance(config.task, rlhf.Rlhf)
-        tokenizer = self._prompts.tokenizer
-        match config.task.reward:
-            case rlhf.PythonFunction() as spec:
-                table = rules.PRESETS[config.mesh.sharding].activations
-
-                def put_rows(x_B: np.ndarray) -> jax.Array:
-                    return rules.put_on_mesh(x_B, "B", table, mesh)
-
-                return rewards.load_function(spec, tokenizer, self._end_token, put_rows)
-            case rlhf.RewardModel(path=path):
-                sharding = f"mesh.sharding={config.mesh.sharding}"
-                source = self._load_reward(path, mesh, (sharding,))
-                return rewards.of_model(source, config.task, tokenizer)
 
     def init_state(self, config, step, mesh, dataset, out):
         out.print(f"the reward: {self._reward.description()}")

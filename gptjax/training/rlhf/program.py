@@ -20,14 +20,13 @@ from gptjax.training.rlhf.step import Answers, Minibatch, RlhfState, RlhfStep
 # Bounds of the mean of |log p of the sampler - log p of the training forward| over tokens (nats):
 # they compute the same in another order of rounding.
 SAMPLER_GAP = {jnp.dtype("float32"): 1e-5, jnp.dtype("bfloat16"): 0.1}
-EVAL_STEP = 2**31 - 1  # in place of a step's number: every evaluation draws with the same keys
 
 
 class RlhfProgram:
     """A training.context.Program of one run.
 
-    reference: parameters of the frozen reference, of model.inference.cast_weights. reward: a rewards.Reward. end_token: id of the
-    token that ends an answer, or None."""
+    reference: parameters of the frozen reference, as model.inference.cast_weights returns them.
+    reward: a rewards.Reward. end_token: id of the token that ends an answer, or None."""
 
     def __init__(
         self,
@@ -254,7 +253,7 @@ class RlhfProgram:
             rows = np.concatenate([rows, np.repeat(rows[:1], self._chunk_rows - len(rows), 0)])
             lengths_B = self._put_on_mesh(np.ascontiguousarray(rows[:, 0]), "B", None)
             prompts_BT = self._put_on_mesh(np.ascontiguousarray(rows[:, 1:]), "B1", None)
-            parts.append(self.answers(state, prompts_BT, lengths_B, EVAL_STEP, first))
+            parts.append(self.answers(state, prompts_BT, lengths_B, rollout.EVAL_STEP, first))
         answers, statistics = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
         return answers, on_host(statistics | {"kl": answers.kl_B}), len(dev)
 

@@ -14,8 +14,11 @@ from gptjax.config import parse, rlhf
 from gptjax.configs import registry
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.model import gpt, inference, scalar_gpt
-from gptjax.sharding import xla_options
+from gptjax.sharding import rules, xla_options
 from gptjax.training.rlhf.rollout import Rollout
+
+# weights.reward_model.load: from path, mesh and changes of the config to a RewardModel.
+LoadReward = Callable[[str, jax.sharding.Mesh, Sequence[str]], Any]
 
 
 class Reward(Protocol):
@@ -151,23 +154,47 @@ class ModelReward:
         return self._scores(self.params, rollout.tokens_BT, rollout.first_B + lengths_B - 1)
 
 
-def of_model(source: Any, task: rlhf.Rlhf, tokenizer: Tokenizer) -> ModelReward:
-    """Returns the reward of a reward model, a weights.reward_model.RewardModel. Raises ValueError,
-    in one line, if it does not score texts as the task writes them."""
+def of_model(source: Any, text: str, row_tokens: int, tokenizer: Tokenizer) -> ModelReward:
+    """Returns the reward of a reward model, a weights.reward_model.RewardModel, of rows of
+    row_tokens tokens. text: "chat" or "plain". Raises ValueError, in one line, if it does not score
+    texts that are written so."""
     if source.tokenizer.digest != tokenizer.digest:
         raise ValueError(
             f"the reward model in {source.path} reads tokens of another tokenizer "
             f"({source.config.data.tokenizer}): train it with --init=the model that is to learn"
         )
-    if source.task.text != task.text:
+    if source.task.text != text:
         raise ValueError(
             f"the reward model in {source.path} scores texts with task.text={source.task.text}: "
             f"set task.text={source.task.text}, or train another"
         )
-    if source.config.model.n_ctx < task.row_tokens:
+    if source.config.model.n_ctx < row_tokens:
         raise ValueError(
-            f"task.prompt_tokens + task.answer_tokens = {task.row_tokens:,} is more than the "
-            f"context of the reward model in {source.path}, {source.config.model.n_ctx:,}: lower "
-            "them"
+            f"a prompt and its answer have up to {row_tokens:,} tokens, more than the context of "
+            f"the reward model in {source.path}, {source.config.model.n_ctx:,}: lower "
+            "prompt_tokens or answer_tokens"
         )
     return ModelReward(source)
+
+
+def open_reward(
+    task: rlhf.Rlhf,
+    sharding: str,
+    mesh: jax.sharding.Mesh,
+    tokenizer: Tokenizer,
+    end_token: int | None,
+    load_model: LoadReward,
+) -> Reward:
+    """Returns the reward of a task on a mesh. sharding: mesh.sharding of the config. end_token: id
+    of the token that ends an answer. Raises ValueError, in one line, if it cannot be had."""
+    match task.reward:
+        case rlhf.PythonFunction() as spec:
+            table = rules.PRESETS[sharding].activations
+
+            def put_rows(x_B: np.ndarray) -> jax.Array:
+                return rules.put_on_mesh(x_B, "B", table, mesh)
+
+            return load_function(spec, tokenizer, end_token, put_rows)
+        case rlhf.RewardModel(path=path):
+            source = load_model(path, mesh, (f"mesh.sharding={sharding}",))
+            return of_model(source, task.text, task.row_tokens, tokenizer)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from gptjax.config import rlhf
 from gptjax.model import gpt, inference, kv_cache
 
+EVAL_STEP = 2**31 - 1  # in place of a step's number: every evaluation draws with the same keys
+
 
 class Rollout(flax.struct.PyTreeNode):
     """Prompts and answers.
