@@ -112,9 +112,10 @@ def test_the_epoch_of_the_best_score_is_the_result(folder, capsys):
     for epoch, score in enumerate(scores.values()):
         prompts, _, values = (sum(parts, []) for parts in zip(*calls[3 * epoch :][:3], strict=True))
         assert score == pytest.approx(sum(values[:10]) / 10)
-        dev = [json.loads(line)["messages"] for line in (folder / "dev.jsonl").open()][:10]
-        for prompt, messages in zip(prompts, dev, strict=False):
-            assert prompt.endswith(f"<|user|>{messages[0]['content']}<|end|><|assistant|>")
+        lines = (folder / "dev.jsonl").read_text().splitlines()
+        for prompt, line in zip(prompts[:10], lines, strict=False):
+            question = json.loads(line)["messages"][0]["content"]
+            assert prompt.endswith(f"<|user|>{question}<|end|><|assistant|>")
     (folder / "score_of_test.py").write_text(
         "def falling(prompts, answers):\n    return [0] * len(answers)\n"
     )
