@@ -121,6 +121,7 @@ class ConversationRows:
 
     def encode(self, part: Iterator, name: str, print_line: Callable[[str], None]) -> np.ndarray:
         """Returns the rows of a split, and keeps its first conversations as `examples`."""
+        assert self.template is not None  # which a PreferenceRows may lack
         encoded = conversations.encode_all(
             part, self.template, self.n_ctx, self.task.too_long, print_line, name
         )
