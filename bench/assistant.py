@@ -170,13 +170,13 @@ def evaluate(work: Path, name: str) -> dict[str, Any]:
     """Greedy answers of the run work/NAME to the held-out questions, by the chat template; of lm
     after solved questions of the task, as text."""
     model, answers = gptjax.load(work / name), {}
+    stop = "\n" if name == "lm" else model.chat_template.end_of_turn
     items, solved = (read_items(work / f"{name}.jsonl") for name in ("held_out", "solved"))
     for task in dict.fromkeys(item.task for item in items):
         n_tokens = N_TOKENS.get(task, SHORT)
         asked = [item.question for item in items if item.task == task]
         if name != "lm":
             prompts = [model.apply_chat_template([{"role": "user", "content": q}]) for q in asked]
-            stop = model.chat_template.end_of_turn
         else:
             shots = [item for item in solved if item.task == task.removesuffix("_unknown")]
             room = N_CTX - n_tokens
@@ -184,15 +184,21 @@ def evaluate(work: Path, name: str) -> dict[str, Any]:
                 model.tokenizer.encode(text_prompt(shots[i % 5 :][:N_SHOTS], question, room))
                 for i, question in enumerate(asked)
             ]
-            stop = "\n"
-        method = evaluation.Greedy(n_tokens=n_tokens, stops=(stop,))
-        found = dict(
-            generation.generate_until(
-                model.inference_model, prompts, method, model.tokenizer, jax.random.key(0)
-            )
-        )
-        answers[task] = [found[i] for i in range(len(asked))]
+        answers[task] = answer_greedily(model, prompts, n_tokens, stop)
     return {"answers": answers}
+
+
+def answer_greedily(
+    model: gptjax.LanguageModel, prompts: list[list[int]], n_tokens: int, stop: str | None
+) -> list[str]:
+    """The likeliest text of at most n_tokens after each prompt, up to `stop`."""
+    method = evaluation.Greedy(n_tokens=n_tokens, stops=(stop,) if stop else ())
+    found = dict(
+        generation.generate_until(
+            model.inference_model, prompts, method, model.tokenizer, jax.random.key(0)
+        )
+    )
+    return [found[i] for i in range(len(prompts))]
 
 
 def summarize(items: list[Item], answers: dict[str, list[str]]) -> dict[str, Any]:
