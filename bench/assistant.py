@@ -45,14 +45,15 @@ MAX_LOSS = 0.03  # of the mean accuracy on choose and quiz, which RL does not tr
 MIN_QUIZ, MAX_UNKNOWN = 0.3, 0.1  # accuracy after SFT on known facts in a new wording, and unknown
 MIN_CHOOSE = 0.5  # lower end of the interval after SFT; chance is a half
 
-N_CTX, BATCH_ROWS = 256, 4
-LM_STEPS, LM_LR, SFT_LR = 150, 1.5e-3, 1.5e-3
+N_CTX, N_PIECES, BATCH_ROWS = 128, 2048, 8
+LM_STEPS, LM_LR, SFT_LR = 200, 2e-3, 1.5e-3
+SFT_ROWS, SFT_EPOCHS = 4, 3
 ANSWERS, BATCH_ANSWERS, ITERATIONS, RL_LR = 8, 128, 40, 2e-4
-PROMPT_TOKENS, ANSWER_TOKENS = 52, 26
+PROMPT_TOKENS, ANSWER_TOKENS = 32, 16
 MORE_LR = 3e-4
 STAGES = ("lm", "sft", "rl", "more")
-N_TOKENS = {"define": 60, "translate": 70}  # of an answer; otherwise:
-SHORT = 28
+N_TOKENS = {"define": 24, "translate": 32}  # of an answer; otherwise:
+SHORT = 16
 N_SHOTS = 3
 
 
@@ -74,13 +75,13 @@ def train_lm(work: Path) -> dict[str, Any]:
             "model.n_layers=6",
             "model.n_heads=8",
             "model.d_model=256",
-            "model.n_vocab=257",
+            f"model.n_vocab={N_PIECES}",
             f"model.n_ctx={N_CTX}",
             "model.positions=(Rotary(),)",
             "model.norm_type=RMSNorm()",
             "model.mlp=SwiGLU(d_ff=768)",
             "model.biases=none",
-            "data.tokenizer=Bytes()",
+            f"data.tokenizer=SentencePiece(n_pieces={N_PIECES})",
             f"data.sources=(Text(path='{work}/lm.jsonl'),)",
             f"train.batch_tokens={batch}",
             f"train.total_tokens={n}",
@@ -95,8 +96,10 @@ def train_lm(work: Path) -> dict[str, Any]:
     return {"tokens": n, "validation_loss": loss["validation_loss"]}
 
 
-def fine_tune(work: Path, name: str, init: str, data: str, peak_lr: float) -> dict[str, Any]:
-    """An epoch of gptjax.sft; its run is work/NAME."""
+def fine_tune(
+    work: Path, name: str, init: str, data: str, epochs: int, peak_lr: float
+) -> dict[str, Any]:
+    """Epochs of gptjax.sft; its run is work/NAME."""
     run(
         gptjax.sft,
         "--config=sft",
@@ -105,15 +108,15 @@ def fine_tune(work: Path, name: str, init: str, data: str, peak_lr: float) -> di
         *sets(
             f"task.train={work / data}",
             "task.dev_fraction=0.02",
-            "task.epochs=1",
-            f"task.batch_rows={BATCH_ROWS}",
+            f"task.epochs={epochs}",
+            f"task.batch_rows={SFT_ROWS}",
             f"task.peak_lr={peak_lr}",
             "task.warmup_fraction=0.05",
             "loop.every_log=20",
         ),
     )
-    loss = next(row for row in events.read(work / name) if "validation_loss" in row)
-    return {"validation_loss": loss["validation_loss"]}
+    rows = events.read(work / name)
+    return {key: [row[key] for row in rows if key in row] for key in ("loss", "validation_loss")}
 
 
 def train_rl(work: Path) -> dict[str, Any]:
@@ -155,15 +158,17 @@ def read_items(path: Path) -> list[Item]:
     return [Item(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def text_prompt(shots: list[Item], question: str, n_bytes: int) -> str:
-    """A question after as many solved ones as fit into n_bytes."""
-    prompt = f"Question: {question}\nAnswer:"
+def text_prompt(
+    shots: list[Item], question: str, encode: Callable[[str], list[int]], n_tokens: int
+) -> list[int]:
+    """The ids of a question after as many solved ones as fit into n_tokens."""
+    text = f"Question: {question}\nAnswer:"
     for item in shots:
-        longer = f"Question: {item.question}\nAnswer: {item.answer}\n\n{prompt}"
-        if len(longer.encode()) > n_bytes:
+        longer = f"Question: {item.question}\nAnswer: {item.answer}\n\n{text}"
+        if len(encode(longer)) > n_tokens:
             break
-        prompt = longer
-    return prompt
+        text = longer
+    return encode(text)
 
 
 def evaluate(work: Path, name: str) -> dict[str, Any]:
@@ -179,9 +184,9 @@ def evaluate(work: Path, name: str) -> dict[str, Any]:
             prompts = [model.apply_chat_template([{"role": "user", "content": q}]) for q in asked]
         else:
             shots = [item for item in solved if item.task == task.removesuffix("_unknown")]
-            room = N_CTX - n_tokens
+            encode, room = model.tokenizer.encode, N_CTX - n_tokens
             prompts = [
-                model.tokenizer.encode(text_prompt(shots[i % 5 :][:N_SHOTS], question, room))
+                text_prompt(shots[i % 5 :][:N_SHOTS], question, encode, room)
                 for i, question in enumerate(asked)
             ]
         answers[task] = answer_greedily(model, prompts, n_tokens, stop)
@@ -303,11 +308,11 @@ def main() -> None:
         "data": lambda: assistant_data.write(args.data, work),
         "lm": lambda: train_lm(work),
         "eval-lm": lambda: evaluate(work, "lm"),
-        "sft": lambda: fine_tune(work, "sft", "lm", "train.jsonl", SFT_LR),
+        "sft": lambda: fine_tune(work, "sft", "lm", "train.jsonl", SFT_EPOCHS, SFT_LR),
         "eval-sft": lambda: evaluate(work, "sft"),
         "rl": lambda: train_rl(work),
         "eval-rl": lambda: evaluate(work, "rl"),
-        "more": lambda: fine_tune(work, "more", "sft", "rl.jsonl", MORE_LR),
+        "more": lambda: fine_tune(work, "more", "sft", "rl.jsonl", 1, MORE_LR),
         "eval-more": lambda: evaluate(work, "more"),
     }
     results = {}
