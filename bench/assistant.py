@@ -179,15 +179,17 @@ def evaluate(work: Path, name: str) -> dict[str, Any]:
     items, solved = (read_items(work / f"{name}.jsonl") for name in ("held_out", "solved"))
     for task in dict.fromkeys(item.task for item in items):
         n_tokens = N_TOKENS.get(task, SHORT)
-        asked = [item.question for item in items if item.task == task]
+        questions = [item.question for item in items if item.task == task]
         if name != "lm":
-            prompts = [model.apply_chat_template([{"role": "user", "content": q}]) for q in asked]
+            prompts = [
+                model.apply_chat_template([{"role": "user", "content": q}]) for q in questions
+            ]
         else:
             shots = [item for item in solved if item.task == task.removesuffix("_unknown")]
             encode, room = model.tokenizer.encode, N_CTX - n_tokens
             prompts = [
                 text_prompt(shots[i % 5 :][:N_SHOTS], question, encode, room)
-                for i, question in enumerate(asked)
+                for i, question in enumerate(questions)
             ]
         answers[task] = answer_greedily(model, prompts, n_tokens, stop)
     return {"answers": answers}
@@ -282,13 +284,9 @@ def samples(items: list[Item], answers: dict[str, dict[str, list[str]]], seed: i
         "|---|---|" + "---|" * len(answers),
     ]
     for task in dict.fromkeys(item.task for item in items):
-        asked = [item for item in items if item.task == task]
-        i = rng.randrange(len(asked))
-        cells = [
-            asked[i].question,
-            asked[i].answer,
-            *(found[task][i] for found in answers.values()),
-        ]
+        mine = [item for item in items if item.task == task]
+        i = rng.randrange(len(mine))
+        cells = [mine[i].question, mine[i].answer, *(found[task][i] for found in answers.values())]
         rows.append("| " + " | ".join(cell.strip().replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

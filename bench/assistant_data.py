@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from bench import assistant_tasks as tasks
 from bench.assistant_tasks import Item
 
-HELD_OUT = 0.15  # share of what is asked about
+HELD_OUT = 0.15  # share of what questions are about
 MAX_NUMBER = 50
 WORD = re.compile("[a-z]{3,7}")
 MAX_GLOSS, MAX_SENTENCE = 50, 60  # characters
@@ -82,8 +82,8 @@ def split(data: Path) -> tuple[Side, Side]:
     for kind, files in tasks.FACT_FILES.items():
         for name in files:
             lines = read_lines(data / "labelled/quiz_bsdgames" / name)
-            for asked, answer in tasks.read_facts(kind, lines):
-                facts.setdefault((kind, asked), answer)
+            for subject, answer in tasks.read_facts(kind, lines):
+                facts.setdefault((kind, subject), answer)
 
     def side(is_mine: Callable[[str], bool]) -> Side:
         return Side(
@@ -92,7 +92,11 @@ def split(data: Path) -> tuple[Side, Side]:
             [pair for pair in pairs if is_mine(str(pair))],
             {word: gloss for word, gloss in glosses.items() if is_mine(word)},
             [pair for pair in sentences.items() if is_mine(pair[0])],
-            [(kind, (asked, a)) for (kind, asked), a in facts.items() if is_mine(kind + asked)],
+            [
+                (kind, (subject, a))
+                for (kind, subject), a in facts.items()
+                if is_mine(kind + subject)
+            ],
         )
 
     return side(lambda key: not is_held_out(key)), side(is_held_out)

@@ -56,7 +56,7 @@ TASKS = {
         lambda x, y, z: ", ".join(sorted((x, y, z))),
     ),
 }
-# Of a fact (what is asked about, answer), three wordings; one of each fact is held out.
+# Of a fact (subject, answer), three wordings; one of each fact is held out.
 FACTS = {
     "capital": (
         "What is the capital of {}?",
@@ -178,7 +178,7 @@ def plain(pattern: str) -> str:
 
 
 def read_facts(kind: str, lines: Iterable[str]) -> list[tuple[str, str]]:
-    """(what is asked about, answer) of the lines of a file of bsdgames' quiz."""
+    """(subject, answer) of the lines of a file of bsdgames' quiz."""
     facts = []
     for line in lines:
         fields = line.rstrip("\n").split(":")

@@ -4,9 +4,9 @@ unit; held-out questions before and after.
     python -m bench.smollm2_format --model=SmolLM2-135M-Instruct.Q4_1.gguf \\
         [--work=runs/smollm2_format] [--out=docs/results/smollm2_format]
 
-Parts, each of which is skipped if its result is there. before: greedy answers. told: the same, with
-the format in each question. sft: gptjax.sft; its run is work/sft. after: answers of that run to the
-questions alone. The results go to OUT.json.
+Parts, each of which is skipped if its result is there. before: greedy answers. with_format: the
+same, with the format in each question. sft: gptjax.sft; its run is work/sft. after: answers of that
+run to the questions alone. The results go to OUT.json.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from gptjax.config import parse
 from gptjax.training import pair_accuracy
 
 # Expectations, written down before the first run.
-MAX_BEFORE = 0.05  # share of answers in the format before, without being told
+MAX_BEFORE = 0.05  # share of answers in the format before, without an instruction
 MIN_AFTER = 0.95  # and after
-MAX_LOSS = 0.05  # of the share of right numbers, told before minus after
+MAX_LOSS = 0.05  # of the share of right numbers, with_format minus after
 
 N_TRAIN, N_HELD_OUT, N_CTX, BATCH_ROWS, PEAK_LR = 300, 100, 256, 4, 2e-4
 N_TOKENS = 96
-TOLD = ' Answer with a JSON object such as {"answer": 3, "unit": "cups"} and nothing else.'
+INSTRUCTION = ' Answer with a JSON object such as {"answer": 3, "unit": "cups"} and nothing else.'
 NAMES = ("Ann", "Tom", "Mia", "Sam", "Eva", "Ben")
 THINGS = {
     "train": ("apples", "books", "coins", "stamps", "eggs", "cards", "shells", "buttons"),
@@ -165,7 +165,7 @@ def main() -> None:
     held_out = items["held_out"]
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "before": lambda: answer(args.model, held_out, ""),
-        "told": lambda: answer(args.model, held_out, TOLD),
+        "with_format": lambda: answer(args.model, held_out, INSTRUCTION),
         "sft": lambda: fine_tune(args.model, work, items["train"]),
         "after": lambda: answer(work / "sft", held_out, ""),
     }
@@ -180,7 +180,8 @@ def main() -> None:
     stages = {name: part for name, part in results.items() if "scores" in part}
     answers = {name: part.pop("answers") for name, part in stages.items()}
     lost = (
-        stages["told"]["scores"]["right_number"][0] - stages["after"]["scores"]["right_number"][0]
+        stages["with_format"]["scores"]["right_number"][0]
+        - stages["after"]["scores"]["right_number"][0]
     )
     found = {
         "nothing before": stages["before"]["scores"]["in_format"][0] <= MAX_BEFORE,
