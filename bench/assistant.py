@@ -55,6 +55,7 @@ STAGES = ("lm", "sft", "rl", "more")
 N_TOKENS = {"define": 24, "translate": 32}  # of an answer; otherwise:
 SHORT = 16
 N_SHOTS = 3
+SAMPLE_SEED = 1  # 0 draws a word that is no longer printed
 
 
 def sets(*assignments: str) -> list[str]:
@@ -275,7 +276,7 @@ def table(scores: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def samples(items: list[Item], answers: dict[str, dict[str, list[str]]], seed: int = 0) -> str:
+def samples(items: list[Item], answers: dict[str, dict[str, list[str]]], seed: int) -> str:
     """A table in Markdown: a question of each task, drawn by the seed, and the answers of each
     stage."""
     rng = random.Random(seed)
@@ -328,7 +329,7 @@ def main() -> None:
     Path(f"{args.out}.json").write_text(
         rlhf_results.as_json({"found": found, "scores": scores} | results)
     )
-    print(table(scores), samples(items, answers), sep="\n\n")
+    print(table(scores), samples(items, answers, SAMPLE_SEED), sep="\n\n")
     print(found, {name: round(part["seconds"]) for name, part in results.items()})
 
 
