@@ -55,7 +55,7 @@ STAGES = ("lm", "sft", "rl", "more")
 N_TOKENS = {"define": 24, "translate": 32}  # of an answer; otherwise:
 SHORT = 16
 N_SHOTS = 3
-SAMPLE_SEED = 1  # 0 draws a word that is no longer printed
+SAMPLE_SEED = 1  # 0 draws a slur from the word list
 
 
 def sets(*assignments: str) -> list[str]:
