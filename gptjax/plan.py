@@ -5,14 +5,17 @@ allocated, and without --topology jax is not imported.
 """
 
 import json
+import os
 import sys
 from typing import Any
 
 from gptjax import cli
-from gptjax.config import count, count_rlhf, sweep
+from gptjax.config import count, count_rlhf, overrides, sweep
 from gptjax.config.batch_schedule import BatchSchedule
+from gptjax.config.rlhf_recipe import RlhfRecipe
 from gptjax.config.schema import Attention, Config, Experts
 from gptjax.configs import registry
+from gptjax.report import rlhf_plan
 from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes, si, sig3
 
@@ -33,13 +36,16 @@ exit status is 0 if it fits, and 1 if it does not. With --search or --grid as
 well: several ways to run it, ranked. Each takes minutes to compile.
 
 With --rlhf: an iteration of learning from a reward by such a recipe: its
-rollouts with their KV cache, the scores and the updates."""
+rollouts with their KV cache, the scores and the updates, counted or, with
+--topology, compiled. --set task.PATH=VALUE changes the recipe; all else is of
+the config, whose mesh and compute gptjax.rlhf is then given with --set."""
 EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --grid "compute.remat=full|attention+mid"
   python -m gptjax.plan --config=gpt3_xl --topology=v5p-32 --search
-  python -m gptjax.plan --config=gpt3_175b --rlhf=instructgpt_ppo_ptx --reward=gpt3_6b7"""
+  python -m gptjax.plan --config=gpt3_175b --rlhf=instructgpt_ppo_ptx --reward=gpt3_6b7
+  python -m gptjax.plan --config=gpt3_xl --rlhf=instructgpt_ppo_ptx --topology=v5p-32"""
 
 
 def main(argv: list[str]) -> int | None:
@@ -75,11 +81,9 @@ def main(argv: list[str]) -> int | None:
     if args.rlhf is None and args.reward is not None:
         raise ValueError("--reward is of --rlhf=RECIPE: give that, too")
     if args.rlhf is not None:
-        if args.topology is not None or args.search or args.grid:
-            raise ValueError("--rlhf is counted, not compiled: leave out --topology")
-        figures = plan_rlhf(cli.resolve_config(args), args.rlhf, args.reward)
-        print(json.dumps(figures, indent=1) if args.json else render_rlhf(figures))
-        return
+        if args.search or args.grid:
+            raise ValueError("--search and --grid are of the training step: leave out --rlhf")
+        return plan_and_report_rlhf(args)
     if args.topology is not None:
         config = cli.resolve_config(args)
         return compile_and_report(config, args.topology, args.search, points, args.json)
@@ -102,10 +106,7 @@ def compile_and_report(
     """Compiles for a topology and prints the estimate; with `search` or points, of each candidate.
     Returns 0 if the config, or a candidate, fits.
     """
-    import os
-
-    # Nothing runs here, so a TPU or GPU on this machine is left to others.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    _use_no_accelerator()
     from gptjax.aot import compile, report, step_time
     from gptjax.aot import search as searching
     from gptjax.sharding import topology
@@ -136,6 +137,11 @@ def compile_and_report(
             rows.append((assignments, str(error)))
     print(json.dumps(dict(rows), indent=1) if as_json else report.render_ranking(rows))
     return 0 if any(isinstance(row, dict) and row["fits"] for _, row in rows) else 1
+
+
+def _use_no_accelerator() -> None:
+    """Nothing runs here, so a TPU or GPU on this machine is left to others."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def plan_config(config: Config) -> dict[str, Any]:
@@ -190,20 +196,44 @@ def plan_config(config: Config) -> dict[str, Any]:
     }
 
 
-def plan_rlhf(config: Config, recipe: str, reward: str | None) -> dict[str, Any]:
-    """Returns every figure of an iteration of a recipe of gptjax.rlhf. reward: name of the config
-    of the reward model and value function; None: the policy's. Raises ValueError if prompts and
-    answers do not fit into the context."""
-    task = registry.rlhf_recipe(recipe).task
-    reward_config = config if reward is None else registry.config(reward)
-    for name, n_ctx in {c.name: c.model.n_ctx for c in (config, reward_config)}.items():
+def plan_and_report_rlhf(args: Any) -> int:
+    """Prints the plan of an iteration of --rlhf; returns 0 unless it does not fit --topology."""
+    of_task = [text for text in args.assignments if text.startswith("task.")]
+    args.assignments = [text for text in args.assignments if not text.startswith("task.")]
+    recipe = overrides.override(registry.rlhf_recipe(args.rlhf), *of_task)
+    config = cli.resolve_config(args)
+    reward = config if args.reward is None else registry.config(args.reward)
+    figures = plan_rlhf(config, recipe, reward)
+    if args.topology is None:
+        print(json.dumps(figures, indent=1) if args.json else rlhf_plan.render(figures))
+        return 0
+    _use_no_accelerator()
+    from gptjax.aot import rlhf, rlhf_cost
+    from gptjax.sharding import topology
+
+    target = topology.from_name(args.topology)
+    try:
+        compiled = rlhf.compile_iteration(rlhf.resolve_config(recipe, config), reward, target)
+    except MemoryError as error:
+        print(error, file=sys.stderr)
+        return 1
+    summary = {"policy": config.name} | rlhf_cost.summarize(compiled)
+    print(json.dumps(summary, indent=1) if args.json else rlhf_cost.render(summary))
+    return 0 if summary["fits"] else 1
+
+
+def plan_rlhf(config: Config, recipe: RlhfRecipe, reward: Config) -> dict[str, Any]:
+    """Returns every figure of an iteration of a recipe of gptjax.rlhf. reward: of the reward model
+    and value function. Raises ValueError if prompts and answers do not fit into the context."""
+    task = recipe.task
+    for name, n_ctx in {c.name: c.model.n_ctx for c in (config, reward)}.items():
         if task.row_tokens > n_ctx:
             raise ValueError(
-                f"{recipe} has prompts and answers of {task.row_tokens:,} tokens, and {name} a "
-                f"context of {n_ctx:,}: choose a model with a longer one, or --set model.n_ctx"
+                f"{recipe.name} has prompts and answers of {task.row_tokens:,} tokens, and {name} "
+                f"a context of {n_ctx:,}: choose a model with a longer one, or --set model.n_ctx"
             )
-    names = {"name": config.name, "recipe": recipe, "reward": reward_config.name}
-    return names | count_rlhf.programs(config, task, reward_config)
+    names = {"name": config.name, "recipe": recipe.name, "reward": reward.name}
+    return names | count_rlhf.programs(config, task, reward)
 
 
 def _pattern_flops(config: Config, pattern: Attention) -> dict[str, Any]:
@@ -289,59 +319,10 @@ def render_plan(p: dict[str, Any]) -> str:
             f"{p['name']}: {shape}",
             "",
             *(
-                f"{_pad_name(a)}{b:>17}  {c:>22}".rstrip()
+                f"{rlhf_plan.pad_name(a)}{b:>17}  {c:>22}".rstrip()
                 for a, b, c in (row or ("", "", "") for row in rows)
             ),
         ]
-    )
-
-
-def render_rlhf(p: dict[str, Any]) -> str:
-    """Formats the plan of an iteration of learning from a reward."""
-    rows: list[tuple[str, ...]] = [
-        ("memory that stays, over all devices", "", ""),
-        ("  policy: parameters, Adam", human_bytes(p["policy_state_bytes"]), ""),
-        ("  value function: the same", human_bytes(p["value_state_bytes"]), ""),
-        ("  running mean of the policy", human_bytes(p["ema_bytes"]), ""),
-        ("  reference", human_bytes(p["reference_bytes"]), ""),
-        ("  reward model", human_bytes(p["reward_bytes"]), ""),
-        (),
-        ("rollout", f"{p['rollout_flops']:.2e} FLOPs", f"{si(p['rollout_tokens'])} tokens at most"),
-        ("  copy of the policy", human_bytes(p["sampler_bytes"]), ""),
-        (
-            f"  KV cache of {p['rows']} answers, {p['kv_cache_dtype']}",
-            human_bytes(p["kv_cache_bytes"]),
-            f"{human_bytes(p['kv_cache_bytes_per_row'])} an answer",
-        ),
-        (),
-        ("score", f"{p['score_flops']:.2e} FLOPs", ""),
-        (),
-        ("update", f"{p['update_flops']:.2e} FLOPs", f"{p['minibatches']} updates"),
-        ("  gradients", human_bytes(p["gradient_bytes"]), ""),
-        ("  activations of a row of text", human_bytes(p["row_bytes"]), "bfloat16"),
-        ("  tokens of text", si(p["ptx_tokens"]), ""),
-        (),
-        ("iterations", f"{p['iterations']:,}", ""),
-        (
-            "PF-days",
-            sig3(
-                p["iterations"]
-                * (p["rollout_flops"] + p["score_flops"] + p["update_flops"])
-                / (1e15 * 86_400)
-            ),
-            "",
-        ),
-    ]
-    title = (
-        f"{p['recipe']} of {p['name']}, {si(p['policy_parameters'])} parameters, reward model and "
-        f"value\nfunction of {p['reward']}: an iteration of {p['rows']} answers of up to "
-        f"{p['row_tokens']:,} tokens"
-    )
-    lines = [
-        f"{_pad_name(a)}{b:>17}  {c:>22}".rstrip() for a, b, c in (r or ("",) * 3 for r in rows)
-    ]
-    return "\n".join(
-        [title, "", *lines, "", "KV cache and activations: those of a chunk are held at a time."]
     )
 
 
@@ -365,11 +346,6 @@ def render_list(plans: list[dict[str, Any]]) -> str:
             "shows one in full.",
         ]
     )
-
-
-def _pad_name(name: str) -> str:
-    """The first column of a row; a name too long for it stands on a line of its own."""
-    return f"{name:<37}" if len(name) < 37 else f"{name}\n{'':37}"
 
 
 def _layers_label(kind: dict[str, Any]) -> str:

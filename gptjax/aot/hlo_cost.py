@@ -155,7 +155,11 @@ class Program:
         condition_instructions = {
             instruction.name: instruction for instruction in self.functions[condition]
         }
-        operands = self.functions[condition][-1].operands
+        root = self.functions[condition][-1]
+        if root.op == "and":  # a bound, and something that may end the loop before it
+            both = [condition_instructions[name] for name in root.operands]
+            root = next(one for one in both if one.op == "compare")
+        operands = root.operands
         bounds = [
             n
             for name in operands

@@ -86,7 +86,12 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     else:
         assert chip.clock is not None, chip.kinds
         compute, kernels = compiled.program.cycles() / chip.clock, kernel_seconds(compiled)
-    result = Estimate(floor=floor, compute=compute, kernels=kernels, traffic=traffic(compiled))
+    result = Estimate(
+        floor=floor,
+        compute=compute,
+        kernels=kernels,
+        traffic=traffic(compiled.program, compiled.mesh, compiled.target),
+    )
     assert compute + kernels >= floor, (
         f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
     )
@@ -110,44 +115,44 @@ def attention_flops(compiled: compile.CompiledStep) -> float:
     or 5 including dq, 3 for dq. Context parallelism is taken to share the work of whole sequences
     equally.
     """
-    config, model = compiled.config, compiled.config.model
+    config = compiled.config
     if not any("splash" in name for name in compiled.program.kernel_counts()):
         return 0.0
     forward = 1 if "attention" in config.compute.saved_names else 2
+    flops = row_attention_flops(config.model, config.model.n_ctx, forward, has_backward=True)
+    return flops * config.batch_rows / compiled.mesh.size
+
+
+def row_attention_flops(
+    model: schema.Model, n_tokens: int, forward: int, has_backward: bool
+) -> float:
+    """FLOPs of splash attention for a row of n_tokens, whose forward pass runs `forward` times."""
     flops = 0.0
     for pattern, n_layers in count.layer_counts(model).items():
-        visited_pairs = tpu_splash.pairs_by_kernel(pattern, model.n_ctx)
-        products = {"forward": 2 * forward, "dkv": 4 if "dq" in visited_pairs else 5, "dq": 3}
-        flops += (
-            n_layers
-            * sum(products[kind] * 2 * pairs for kind, pairs in visited_pairs.items())
-            * -(-model.d_head // LANES)
-            * LANES
-        )
-    return flops * config.batch_rows * model.n_heads / compiled.mesh.size
+        pairs = tpu_splash.pairs_by_kernel(pattern, n_tokens)
+        products = {"forward": 2 * forward}
+        if has_backward:
+            products |= {"dkv": 4 if "dq" in pairs else 5, "dq": 3}
+        flops += n_layers * sum(2 * n * pairs.get(kind, 0) for kind, n in products.items())
+    return flops * -(-model.d_head // LANES) * LANES * model.n_heads
 
 
 # --- communication --------------------------------------------------------------------------------
 
 
-def traffic(compiled: compile.CompiledStep) -> tuple[Traffic, ...]:
+def traffic(
+    program: hlo_cost.Program, mesh: jax.sharding.Mesh, target: topology.Topology
+) -> tuple[Traffic, ...]:
     """Sums communication by kind, mesh axes and whether it may overlap; longest first."""
     sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
-    for collective in compiled.program.collectives():
-        axes = group_axes(collective.group, compiled.mesh) if collective.group else "slices"
+    for collective in program.collectives():
+        axes = group_axes(collective.group, mesh) if collective.group else "slices"
         total = sums[
-            collective.kind,
-            axes,
-            len(collective.group) or compiled.target.slices,
-            collective.asynchronous,
+            collective.kind, axes, len(collective.group) or target.slices, collective.asynchronous
         ]
         total[0] += collective.times
         total[1] += collective.times * collective.bytes_sent
-        total[2] += (
-            collective.times
-            * collective.bytes_sent
-            / bandwidth(collective, compiled.mesh, compiled.target)
-        )
+        total[2] += collective.times * collective.bytes_sent / bandwidth(collective, mesh, target)
     rows = [
         Traffic(
             kind=kind,

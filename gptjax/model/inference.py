@@ -41,29 +41,37 @@ class InferenceModel(flax.struct.PyTreeNode):
     model: gpt.GPT = flax.struct.field(pytree_node=False)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def prepare(model: gpt.GPT, params: Any) -> InferenceModel:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def prepare(
+    model: gpt.GPT, params: Any, sharding: rules.Sharding = rules.UNSHARDED
+) -> InferenceModel:
     """Converts the parameters of a GPT for inference: a copy, so that no decode step pays for
-    casting or slicing weights.
+    casting, slicing or gathering weights.
 
-    The sharding of activations is left to the compiler, because a single token does not divide over
-    devices. bfloat16 on CPU: weights are rounded to bfloat16 and everything else is float32, since
-    XLA's bfloat16 matmuls on CPU take 40 times as long as float32 ones.
+    sharding: Sharding.of_rows, where the rows divide over devices; else that of activations is left
+    to the compiler, because a single token does not divide over devices.
+
+    bfloat16 on CPU: weights are rounded to bfloat16 and everything else is float32, since XLA's
+    bfloat16 matmuls on CPU take 40 times as long as float32 ones.
     """
     execution_policy, dtype = model.execution_policy, model.execution_policy.dtype
-    if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    mesh = model.sharding.mesh  # of compile-only devices, perhaps
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if dtype == jnp.bfloat16 and platform == "cpu":
         execution_policy = dataclasses.replace(execution_policy, dtype=jnp.float32)
 
+    # First, so that of a gathered copy no stack exists besides its slices.
+    periods = gpt.unstack_layers(params["periods"]) if "periods" in params else []
+    params = params | {"periods": periods}
     if dtype == execution_policy.dtype:
         params = cast_weights(params, dtype)
     else:  # a round trip through bfloat16 by two casts would be optimized away by XLA
         params = _map_weights(
             lambda x: jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7), params
         )
-    periods = gpt.unstack_layers(params["periods"]) if "periods" in params else []
     return InferenceModel(
-        params | {"periods": periods},
-        model.clone(sharding=rules.UNSHARDED, execution_policy=execution_policy),
+        sharding.shard_like_params(params),
+        model.clone(sharding=sharding, execution_policy=execution_policy),
     )
 
 

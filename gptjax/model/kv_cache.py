@@ -98,9 +98,9 @@ def attend(
     """Attention of T new tokens per row over the cached and the new keys, as dispatch.attend
     computes it. Returns the output (B, T, N, H) and the updated layer.
     """
-    T, dtype = q_BTNH.shape[1], update.dtype or k_BTKH.dtype
-    new_k, new_v = _encode(k_BTKH, dtype), _encode(v_BTKH, dtype)
+    dtype = update.dtype or k_BTKH.dtype
     if update.layer is None:
+        new_k, new_v = _encode(k_BTKH, dtype), _encode(v_BTKH, dtype)
         o_BTNH = dispatch.attend(kernel, sharding, q_BTNH, k_BTKH, v_BTKH, pattern, softmax=softmax)
 
         def fill(x_BTNH):
@@ -108,6 +108,26 @@ def attend(
 
         keys = jax.tree.map(lambda x: fill(x).swapaxes(2, 3), new_k)
         return o_BTNH, LayerCache.of(keys, jax.tree.map(fill, new_v))
+
+    def attend_shard(layer, starts_B, counts_B, q_BTNH, k_BTKH, v_BTKH, softmax):
+        new = _encode(k_BTKH, dtype), _encode(v_BTKH, dtype)
+        shard = update.replace(layer=layer, starts_B=starts_B, counts_B=counts_B)
+        return _attend_cached(shard, q_BTNH, *new, pattern, softmax)
+
+    # Each device its own rows and heads: in the writes XLA would not find that they are.
+    rows, heads = sharding.spec("B", q_BTNH.shape[:1]), sharding.spec("N", q_BTNH.shape[2:3])
+    new, stored = (
+        sharding.spec("BTNH", q_BTNH.shape),
+        sharding.spec("BNSH", q_BTNH.shape[:1] + k_BTKH.shape[2:3] + (1, 1)),
+    )
+    return sharding.shard_map(
+        attend_shard, (stored, rows, rows, new, new, new, heads), (new, stored)
+    )(update.layer, update.starts_B, update.counts_B, q_BTNH, k_BTKH, v_BTKH, softmax)
+
+
+def _attend_cached(update, q_BTNH, new_k, new_v, pattern, softmax):
+    """`attend` after the prefill, on the rows and heads of one device. new_k, new_v: as stored."""
+    T = q_BTNH.shape[1]
     S = update.layer.k_BKHS.shape[3]
     new_BT = update.starts_B[:, None] + jnp.arange(T)[None]
     # Padding tokens get no slot. If there are more tokens than slots, only the last S are written,

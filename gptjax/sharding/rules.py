@@ -150,6 +150,18 @@ class Sharding:
             )
         )
 
+    def of_rows(self) -> "Sharding":
+        """The sharding of generated text, whose length does not divide over devices: of rows and
+        heads alone, with parameters that are gathered but for their shards over tensor. UNSHARDED
+        on a single device."""
+        if self.mesh is None or self.mesh.size == 1:
+            return UNSHARDED
+        params, activations = (
+            {letter: axes for letter, axes in table.items() if letter not in "DTP"}
+            for table in (self.rules.params, self.rules.activations)
+        )
+        return Sharding(Rules(params, activations, self.rules.vectors), self.mesh)
+
     def repeat_heads(self, x_BTNH: jax.Array) -> jax.Array:
         """Keys or values with at least one head for each device along the axis that shards heads;
         `x` itself if it has as many."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from gptjax.config import rlhf
 from gptjax.model import inference
-from gptjax.sharding import xla_options
 from gptjax.training.context import TrainContext
-from gptjax.training.rlhf import dataset, rollout
+from gptjax.training.rlhf import dataset, functions, rollout
 from gptjax.training.rlhf.rewards import Reward, on_host
 from gptjax.training.rlhf.step import Answers, Minibatch, RlhfState, RlhfStep
 
@@ -39,41 +38,11 @@ class RlhfProgram:
         """put_on_mesh(array, letters, n_rows): places a host array on the mesh
         (sharding.rules.put_on_mesh)."""
         self._context, self._put_on_mesh = context, put_on_mesh
-        self._reference, self._reward, self._end_token = reference, reward, end_token
+        self._reference, self._reward = reference, reward
         step: RlhfStep = context.step
         self._step, self._task = step, step.task
         self._text_width = context.config.model.n_ctx + 1
-        shards = context.mesh.shape["data"] * context.mesh.shape["fsdp"]
-        # The limit counts rows of n_ctx tokens.
-        limit = context.max_microbatch_rows * context.config.model.n_ctx // self._task.row_tokens
-        n = self._task.batch_rows // self._task.minibatches
-        self._chunk_rows = chunk_rows(n, limit, shards)
-        n_text = 0 if self._task.ptx is None else n * self._task.ptx.rows_per_answer
-        self._text_chunk_rows = chunk_rows(n_text, context.max_microbatch_rows, shards)
-        self._compile()
-
-    def _compile(self) -> None:
-        step, task = self._step, self._task
-        options = xla_options.options(self._context.mesh.devices.flat[0])
-
-        def jit(fn, **kwargs):
-            return jax.jit(fn, compiler_options=options, **kwargs)
-
-        stop = self._end_token if isinstance(task.ending, rlhf.StopToken) else None
-        self._sample = jit(rollout.Sampler(task, step.model, stop))
-        self._cast = jit(lambda p: inference.cast_weights(p, step.model.execution_policy.dtype))
-        self._keys = jit(rollout.row_keys, static_argnums=(0, 3))
-        self._log_probs = jit(step.states_and_log_probs)
-        self._details = jit(step.details)
-        self._lengths = jit(lambda r: rollout.scored_length(task.ending, r, self._end_token))
-        self._advantages = jit(step.batch_advantages)
-        self._minibatch = jit(step.minibatch)
-        self._zeros = jit(step.init_gradients)
-        self._add_answers = jit(step.accumulate_answers, static_argnums=4, donate_argnums=1)
-        self._add_text = jit(step.accumulate_text, static_argnums=3, donate_argnums=1)
-        self._update = jit(step.update_nets, donate_argnums=0)
-        self._finish = jit(step.finish, donate_argnums=0)
-        self._nll = jit(step.nll)
+        self._fns = functions.Functions(step, context.mesh, end_token, context.max_microbatch_rows)
 
     def run_state(self, state: Any, index: int) -> Any:
         return state
@@ -87,27 +56,27 @@ class RlhfProgram:
             report = Report(self._context.processes, progress, self._task, number)
             lengths_B, prompts_BT, text = self._rows(batches[0])
             parts = []
-            for first in range(0, self._task.batch_rows, self._chunk_rows):
+            for first in range(0, self._task.batch_rows, self._fns.chunk_rows):
                 if guard.may_stop_mid_step:
                     return None
-                rows = slice(first, first + self._chunk_rows)
-                parts.append(self.answers(state, prompts_BT[rows], lengths_B[rows], number, first))
-                report("the rollouts", self._chunk_rows)
-            answers, statistics = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+                rows = self._fns.take((prompts_BT, lengths_B), first, self._fns.chunk_rows)
+                parts.append(self.answers(state, rows[0], rows[1], number, first))
+                report("the rollouts", self._fns.chunk_rows)
+            answers, statistics = self._fns.join(*parts)
             metrics = self._summarize(answers, statistics, state, number)
             kl_coef = jnp.copy(state.kl_coef)  # updates donate the state
-            advantages_B = self._advantages(answers, kl_coef)
+            advantages_B = self._fns.advantages(answers, kl_coef)
             totals: dict[str, Any] = {}
             for update, (rows, text_rows) in enumerate(self._minibatch_rows(number, text)):
-                minibatch, new = self._minibatch(answers, advantages_B, rows, kl_coef)
+                minibatch, new = self._fns.minibatch(answers, advantages_B, rows, kl_coef)
                 sums = self._gradients(state, minibatch, text_rows, kl_coef, report)
-                state, updated = self._update(state, sums)
+                state, updated = self._fns.update(state, sums)
                 if update == 0:
                     self._check_ratio(updated["ratio"])
                 totals = add_metrics(totals, new | updated)
             n = self._task.minibatches * self._task.inner_epochs
             metrics |= {name: total / n for name, total in totals.items()}
-            state, counts = self._finish(state, metrics["kl"])
+            state, counts = self._fns.finish(state, metrics["kl"])
             return state, metrics | counts | {"kl_coef": kl_coef}
 
     def _rows(self, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -123,17 +92,18 @@ class RlhfProgram:
     ) -> tuple[Answers, dict[str, jax.Array]]:
         """Samples answers to prompts, rows `first` and following of the batch of step `number`, and
         scores them. Returns (the answers, statistics of each row (B,))."""
-        keys_B = self._keys(self._context.config.seed, number, first, len(lengths_B))
-        sampled = self._sample(state.params, prompts_BT, lengths_B, keys_B)
+        keys_B = self._fns.keys(self._context.config.seed, number, first, len(lengths_B))
+        sampled = self._fns.sample(state.params, prompts_BT, lengths_B, keys_B)
         if not bool(jax.device_get(sampled.is_finite)):
             raise inference.NonFiniteLogits
         # One program for both, so that equal parameters give equal bits.
-        x_BTD, log_probs_BT = self._log_probs(self._cast(state.params), sampled)
-        _, reference_BT = self._log_probs(self._reference, sampled)
-        values_BT, statistics = self._details(
+        x_BTD, log_probs_BT = self._fns.log_probs(self._fns.cast(state.params), sampled)
+        reference_BT = self._fns.log_probs(self._reference, sampled)[1]
+        values_BT, statistics = self._fns.details(
             state.params, state.value, x_BTD, sampled, log_probs_BT
         )
-        scored_B, ends_B = self._lengths(sampled)
+        del x_BTD  # as large as the activations of a layer
+        scored_B, ends_B = self._fns.lengths(sampled)
         scores_B = self._reward(sampled, scored_B)
         statistics |= {"score": scores_B, "ends": ends_B.astype(jnp.float32)}
         if self._task.no_ending_score is not None:
@@ -204,15 +174,15 @@ class RlhfProgram:
     ) -> Any:
         """The sums over a minibatch."""
         nets = self._step.nets(state)
-        sums = self._zeros(nets)
-        n = self._chunk_rows
+        sums = self._fns.zeros(nets)
+        n = self._fns.chunk_rows
         for first in range(0, len(minibatch.weights_BT), n):
-            sums = self._add_answers(nets, sums, minibatch, first, n, kl_coef)
+            sums = self._fns.add_answers(nets, sums, minibatch, first, n, kl_coef)
             report("the updates", n)
         if text is not None:
-            for first in range(0, len(text), self._text_chunk_rows):
-                part = text[first : first + self._text_chunk_rows]
-                sums = self._add_text(nets, sums, part, len(text))
+            for first in range(0, len(text), self._fns.text_chunk_rows):
+                part = self._fns.take(text, first, self._fns.text_chunk_rows)
+                sums = self._fns.add_text(nets, sums, part, len(text))
         return sums
 
     def _check_ratio(self, ratio: Any) -> None:
@@ -237,8 +207,8 @@ class RlhfProgram:
             if text is not None:
                 from gptjax.training import metrics
 
-                rows = self._text_chunk_rows
-                nll = metrics.mean_nll(self._nll, result.params, text, rows, self._put_on_mesh)
+                rows = self._fns.text_chunk_rows
+                nll = metrics.mean_nll(self._fns.nll, result.params, text, rows, self._put_on_mesh)
                 means["validation_loss"] = float(nll)
             return [means]
 
@@ -247,14 +217,14 @@ class RlhfProgram:
         how many of them there are before the rows of padding)."""
         dev = self._context.dataset.dev[: self._task.eval_answers]
         parts = []
-        for first in range(0, len(dev), self._chunk_rows):
-            rows = dev[first : first + self._chunk_rows]
+        for first in range(0, len(dev), self._fns.chunk_rows):
+            rows = dev[first : first + self._fns.chunk_rows]
             # Padding repeats a prompt, since no prompt is empty.
-            rows = np.concatenate([rows, np.repeat(rows[:1], self._chunk_rows - len(rows), 0)])
+            rows = np.concatenate([rows, np.repeat(rows[:1], self._fns.chunk_rows - len(rows), 0)])
             lengths_B = self._put_on_mesh(np.ascontiguousarray(rows[:, 0]), "B", None)
             prompts_BT = self._put_on_mesh(np.ascontiguousarray(rows[:, 1:]), "B1", None)
             parts.append(self.answers(state, prompts_BT, lengths_B, rollout.EVAL_STEP, first))
-        answers, statistics = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+        answers, statistics = self._fns.join(*parts)
         return answers, on_host(statistics | {"kl": answers.kl_B}), len(dev)
 
 
@@ -270,18 +240,6 @@ class Report:
         self._done += n_rows
         self._processes.heartbeat(f"{what} of step {self._number + 1:,}")
         self._progress.update_fraction(self._number + 1, self._done / self._all)
-
-
-def chunk_rows(n_rows: int, limit: int, shards: int) -> int:
-    """Returns the largest number of rows that divides n_rows, that `shards` devices share evenly,
-    and that is at most `limit`; or else the least that they share. ValueError if there is none."""
-    if n_rows % shards:
-        raise ValueError(
-            f"a minibatch of {n_rows} rows does not divide over {shards} devices: change "
-            "task.minibatches, or the mesh"
-        )
-    sizes = [n for n in range(shards, n_rows + 1, shards) if n_rows % n == 0]
-    return max((n for n in sizes if n <= limit), default=shards)
 
 
 def add_metrics(totals: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -130,16 +130,19 @@ def on_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def jit_scores(model: gpt.GPT, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
+    """Returns the jitted scores(params, tokens, last) of a reward model (scalar_gpt.scores)."""
+    options = xla_options.options(mesh.devices.flat[0])
+    return jax.jit(functools.partial(scalar_gpt.scores, model), compiler_options=options)
+
+
 class ModelReward:
     """The reward of a reward model. source: a weights.reward_model.RewardModel of the same mesh."""
 
     def __init__(self, source: Any):
         self._description, self.digest = source.description(), source.digest
         self.model, self.params = source.model, source.params
-        options = xla_options.options(source.mesh.devices.flat[0])
-        self._scores = jax.jit(
-            functools.partial(scalar_gpt.scores, source.model), compiler_options=options
-        )
+        self._scores = jit_scores(source.model, source.mesh)
 
     def description(self) -> str:
         """As Reward.description."""

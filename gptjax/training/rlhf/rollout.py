@@ -2,6 +2,7 @@
 rollout is ever saved: a run that goes on samples the same again."""
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -35,7 +36,7 @@ class Rollout(flax.struct.PyTreeNode):
         return ((t_1T >= first_B1) & (t_1T < first_B1 + n_B1)).astype(jnp.float32)
 
 
-def row_keys(seed: int, step: jax.Array, first: jax.Array, n_rows: int) -> jax.Array:
+def row_keys(seed: int, step: Any, first: Any, n_rows: int) -> jax.Array:
     """Returns a key for each of n_rows rows, of which the first is row number `first` of the batch
     of `step`: the answer to a row does not depend on how a batch is divided."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x524C), step)
@@ -53,7 +54,7 @@ class Sampler:
     def __call__(self, params, prompts_BT, lengths_B, keys_B) -> Rollout:
         """Returns the rollout of prompts (B, task.prompt_tokens), of which the first lengths_B
         tokens count."""
-        lm = inference.prepare(self.model, params)
+        lm = inference.prepare(self.model, params, self.model.sharding.of_rows())
         n_new = self.task.answer_tokens
         cache, x_BTD = inference.prefill(lm, prompts_BT, lengths_B, self.task.row_tokens)
         token_B, log_prob_B, is_finite = self._sample(

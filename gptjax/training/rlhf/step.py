@@ -113,6 +113,11 @@ class RlhfStep(step.TrainStep):
         """As TrainStep.abstract_state."""
         return state.abstract(self.init_state, self.config, mesh)
 
+    def shard_rows(self, tree: Any) -> Any:
+        """Constrains a tree of arrays (B, ...) of rank 1 or 2, so that each device has rows of its
+        own."""
+        return jax.tree.map(lambda x: self.model.sharding(x, "B1"[: x.ndim]), tree)
+
     # --- what the models say of a rollout ---------------------------------------------------------
 
     def states_and_log_probs(self, params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
@@ -281,6 +286,7 @@ class RlhfStep(step.TrainStep):
     ) -> GradientAccumulation:
         """Adds the gradients of n_rows rows of a minibatch, from row `first` on."""
         part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, n_rows), minibatch)
+        part = self.shard_rows(part)
         return self._add(sums, nets, lambda nets: self.answers_loss(nets, part, kl_coef))
 
     def accumulate_text(
