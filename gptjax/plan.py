@@ -213,7 +213,12 @@ def plan_and_report_rlhf(args: Any) -> int:
 
     target = topology.from_name(args.topology)
     try:
-        compiled = rlhf.compile_iteration(rlhf.resolve_config(recipe, config), reward, target)
+        compiled = rlhf.compile_iteration(
+            rlhf.resolve_config(recipe, config),
+            reward,
+            target,
+            lambda line: print(line, file=sys.stderr, flush=True),
+        )
     except MemoryError as error:
         print(error, file=sys.stderr)
         return 1

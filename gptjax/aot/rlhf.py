@@ -95,10 +95,13 @@ def resolve_config(recipe: rlhf_recipe.RlhfRecipe, pretrained: schema.Config) ->
 
 
 def compile_iteration(
-    config: schema.Config, reward_config: schema.Config, target: topology.Topology
+    config: schema.Config,
+    reward_config: schema.Config,
+    target: topology.Topology,
+    log: Callable[[str], None],
 ) -> CompiledIteration:
     """Compiles the functions of an iteration. config: of the run (`resolve_config`); reward_config:
-    of the reward model, which a separate value function begins with.
+    of the reward model, which a separate value function begins with. log: prints a line of progress.
 
     Raises ValueError if the mesh does not fit models, rows or chips, or the compiler is not
     installed; MemoryError if what stays is too large or the compiler rejects a program for its
@@ -108,12 +111,12 @@ def compile_iteration(
     rules.check(config, mesh)
     rules.check(reward_config, mesh)
     with topology.disable_cache(), jax.set_mesh(mesh):
-        return _Compiler(config, reward_config, target, mesh).run()
+        return _Compiler(config, reward_config, target, mesh, log).run()
 
 
 class _Compiler:
-    def __init__(self, config, reward_config, target, mesh):
-        self.config, self.reward_config = config, reward_config
+    def __init__(self, config, reward_config, target, mesh, log):
+        self.config, self.reward_config, self.log = config, reward_config, log
         self.target, self.mesh = target, mesh
         self.start_time = time.perf_counter()
         self.task = config.task
@@ -265,6 +268,7 @@ class _Compiler:
     ) -> Any:
         """Compiles fn(*args) and returns its results as abstract arrays. besides: arrays that are
         there, neither resident nor results of `fn`. flops: of all chips."""
+        self.log(f"compiling {phase}: {name}")
         lowered = fn.trace(*args).lower(lowering_platforms=(self.target.platform,))
         try:
             compiled = lowered.compile()
@@ -299,28 +303,19 @@ class _Compiler:
             compiled.output_shardings,
         )
 
-    def forward(self, config: schema.Config | None, rows: int, n_tokens: int) -> dict[str, float]:
-        """FLOPs of a forward pass."""
+    def cost(
+        self, config: schema.Config | None, rows: int, n_tokens: int, has_backward: bool = False
+    ) -> dict[str, float]:
+        """FLOPs of a pass of rows through a model; none without one."""
         if config is None:
             return {"flops": 0.0, "attention_flops": 0.0}
         model = dataclasses.replace(config.model, n_ctx=n_tokens)
-        flops = rows * n_tokens * count.forward_flops_per_token(model)
-        attention = rows * self._row_attention(config, n_tokens, 1, False)
-        return {"flops": flops, "attention_flops": attention}
-
-    def train(self, config: schema.Config | None, rows: int, n_tokens: int) -> dict[str, float]:
-        """FLOPs of a forward and a backward pass."""
-        if config is None:
-            return {"flops": 0.0, "attention_flops": 0.0}
-        forward = 1 if "attention" in config.compute.saved_names else 2
-        attention = rows * self._row_attention(config, n_tokens, forward, True)
-        flops = 3 * self.forward(config, rows, n_tokens)["flops"]
-        return {"flops": flops, "attention_flops": attention}
-
-    def _row_attention(self, config, n_tokens, forward, has_backward):
-        if self.target.platform != "tpu":
-            return 0.0
-        return step_time.row_attention_flops(config.model, n_tokens, forward, has_backward)
+        flops = rows * n_tokens * count.forward_flops_per_token(model) * (3 if has_backward else 1)
+        forward = 2 if has_backward and "attention" not in config.compute.saved_names else 1
+        attention = 0.0
+        if self.target.platform == "tpu":
+            attention = step_time.row_attention_flops(model, n_tokens, forward, has_backward)
+        return {"flops": flops, "attention_flops": rows * attention}
 
     def _compile_rollout_and_score(self) -> None:
         fns, task, s = self.fns, self.task, self.state
@@ -330,19 +325,19 @@ class _Compiler:
         prompts = self.rows((n, task.prompt_tokens), np.int32), self.rows((n,), np.int32)
         sampled = self.add(
             "rollout", "sample", times, fns.sample, (s.params, *prompts, keys_B), besides=prompts,
-            flops=self.forward(self.config, n, T)["flops"],
-            attention_flops=self.forward(self.config, n, task.prompt_tokens)["attention_flops"],
+            flops=self.cost(self.config, n, T)["flops"],
+            attention_flops=self.cost(self.config, n, task.prompt_tokens)["attention_flops"],
         )  # fmt: skip
         x_BTD, log_probs_BT = self.add(
             "score", "log p", 2 * times, fns.log_probs, (s.params, sampled), besides=sampled,
-            **self.forward(self.config, n, T),
+            **self.cost(self.config, n, T),
         )  # fmt: skip
         # Of the reference, beside the states of the policy.
         policy = self.functions[-1]
         self.functions[-1] = dataclasses.replace(
             policy, besides_bytes=self.stored_bytes((sampled, x_BTD, log_probs_BT))
         )
-        values = self.forward(self.value_config, n, T)
+        values = self.cost(self.value_config, n, T)
         values["flops"] += n * T * count.logits_flops(self.config.model)  # the entropy
         self.add(
             "score", "values", times, fns.details,
@@ -354,7 +349,7 @@ class _Compiler:
             self.add(
                 "score", "reward", times, scores,
                 (self.reward_params, sampled.tokens_BT, sampled.first_B), besides=sampled,
-                **self.forward(self.reward_config, n, T),
+                **self.cost(self.reward_config, n, T),
             )  # fmt: skip
 
     def _compile_update(self) -> None:
@@ -379,7 +374,9 @@ class _Compiler:
         )  # fmt: skip
         sums = self.replicated(shapes).replace(gradients=gradients)
         updates = task.minibatches * task.inner_epochs
-        policy, value = self.train(self.config, n, T), self.train(self.value_config, n, T)
+        policy, value = (
+            self.cost(c, n, T, has_backward=True) for c in (self.config, self.value_config)
+        )
         self.add(
             "update", "gradients", updates * (fns.minibatch_rows // n), fns.add_answers,
             (nets, sums, minibatch, first, n, kl_coef), besides=(sums, minibatch),
@@ -391,7 +388,7 @@ class _Compiler:
             self.add(
                 "update", "gradients of text", updates * (fns.text_rows // rows), fns.add_text,
                 (nets, sums, text, fns.text_rows), besides=(sums, minibatch, text),
-                **self.train(self.config, rows, n_ctx),
+                **self.cost(self.config, rows, n_ctx, has_backward=True),
             )  # fmt: skip
         self.add(
             "update", "optimizer", updates, fns.update, (s, sums), besides=sums,

@@ -11,6 +11,7 @@ import pytest
 
 from gptjax.config import schema
 from gptjax.model import gpt, inference, kv_cache
+from gptjax.sharding import rules
 from tests import tiny
 
 T = 24  # the context: eight times round the ring of a band of 3
@@ -148,9 +149,10 @@ def test_an_accelerators_reader_has_weights_of_bfloat16(monkeypatch):
     model, params = machine((schema.Dense(),))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     model = model.clone(
+        sharding=rules.UNSHARDED,  # whose mesh would tell the platform
         execution_policy=gpt.execution_policy(
             schema.Compute(dtype="bfloat16", attention_kernel="reference"), "tpu"
-        )
+        ),
     )
     reader, (tokens, counts) = inference.prepare(model, params), texts(3, 8)
     kinds = {x.dtype.name for x in jax.tree.leaves(reader.params) if x.ndim > 1}
