@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.aot import compile, hlo_cost, step_time
 from gptjax.config import count, rlhf, rlhf_recipe, schema
-from gptjax.model import inference
+from gptjax.model import gpt, inference
 from gptjax.runtime import errors
 from gptjax.runtime.units import human_bytes
 from gptjax.sharding import device_mesh, rules, topology
@@ -101,7 +101,7 @@ def compile_iteration(
     log: Callable[[str], None],
 ) -> CompiledIteration:
     """Compiles the functions of an iteration. config: of the run (`resolve_config`); reward_config:
-    of the reward model, which a separate value function begins with. log: prints a line of progress.
+    of the reward model, which a separate value function begins with. log: prints a line.
 
     Raises ValueError if the mesh does not fit models, rows or chips, or the compiler is not
     installed; MemoryError if what stays is too large or the compiler rejects a program for its
@@ -112,6 +112,13 @@ def compile_iteration(
     rules.check(reward_config, mesh)
     with topology.disable_cache(), jax.set_mesh(mesh):
         return _Compiler(config, reward_config, target, mesh, log).run()
+
+
+def cast(model: gpt.GPT, params: Any) -> Any:
+    """Abstract parameters as training keeps those that do not learn (inference.cast_weights)."""
+    dtype = model.execution_policy.dtype
+    shapes = jax.eval_shape(lambda p: inference.cast_weights(p, dtype), params)
+    return jax.tree.map(lambda x, y: x.update(dtype=y.dtype), params, shapes)
 
 
 class _Compiler:
@@ -131,9 +138,11 @@ class _Compiler:
                 value_model = self.reward_model if self.has_reward_model else base.model
         self.step = RlhfStep(base.config, base.model, base.tx, base.end_of_text, value_model)
         self.state = self.step.abstract_state(mesh)
-        self.reward_params = train_state.abstract(
+        reward_params = train_state.abstract(
             lambda: train_state.init_params(self.reward_model, 0), reward_config, mesh
         )
+        self.reward_params = cast(self.reward_model, reward_params)
+        self.reference = cast(base.model, self.state.params)
         self.functions: list[CompiledFunction] = []
 
     def run(self) -> CompiledIteration:
@@ -181,17 +190,16 @@ class _Compiler:
             n_text = N * task.ptx.rows_per_answer
             numbers.append(self.rows((n_text, self.config.model.n_ctx + 1), np.int32))
         policy = self.stored_bytes(s.params)
-        parts = {
+        return {
             "policy": policy,
             "policy_optimizer": self.stored_bytes(s.opt_state["policy"]),
             "value": self.stored_bytes(s.value),
             "value_optimizer": self.stored_bytes(s.opt_state.get("value")),
             "ema": policy if task.ema is not None else 0,
-            "reference": policy,
+            "reference": self.stored_bytes(self.reference),
             "reward": self.stored_bytes(self.reward_params) if self.has_reward_model else 0,
             "answers_and_text": self.stored_bytes(numbers),
         }
-        return parts
 
     def _max_rows(self) -> int:
         """Rows whose activations fit, as training.microbatches finds them."""
@@ -328,15 +336,11 @@ class _Compiler:
             flops=self.cost(self.config, n, T)["flops"],
             attention_flops=self.cost(self.config, n, task.prompt_tokens)["attention_flops"],
         )  # fmt: skip
+        # Of the reference beside the states of the policy, and of the policy's own copy.
         x_BTD, log_probs_BT = self.add(
-            "score", "log p", 2 * times, fns.log_probs, (s.params, sampled), besides=sampled,
-            **self.cost(self.config, n, T),
+            "score", "log p", 2 * times, fns.log_probs, (self.reference, sampled),
+            besides=(sampled, self.reference), **self.cost(self.config, n, T),
         )  # fmt: skip
-        # Of the reference, beside the states of the policy.
-        policy = self.functions[-1]
-        self.functions[-1] = dataclasses.replace(
-            policy, besides_bytes=self.stored_bytes((sampled, x_BTD, log_probs_BT))
-        )
         values = self.cost(self.value_config, n, T)
         values["flops"] += n * T * count.logits_flops(self.config.model)  # the entropy
         self.add(
