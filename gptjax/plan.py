@@ -37,8 +37,10 @@ well: several ways to run it, ranked. Each takes minutes to compile.
 
 With --rlhf: an iteration of learning from a reward by such a recipe: its
 rollouts with their KV cache, the scores and the updates, counted or, with
---topology, compiled. --set task.PATH=VALUE changes the recipe; all else is of
-the config, whose mesh and compute gptjax.rlhf is then given with --set."""
+--topology, compiled. --set of task, optimizer and microbatch_rows changes the
+recipe; all else is of the config, whose mesh and compute gptjax.rlhf is then
+given with --set."""
+OF_RECIPE = ("task.", "optimizer.", "microbatch_rows=")  # fields that a pre-trained config lacks
 EXAMPLE = """\
 python -m gptjax.plan --config=gpt3_small --set "model.attention=Dense()"
   python -m gptjax.plan --config=gpt3_175b --topology=v5p:8x8x8
@@ -198,9 +200,9 @@ def plan_config(config: Config) -> dict[str, Any]:
 
 def plan_and_report_rlhf(args: Any) -> int:
     """Prints the plan of an iteration of --rlhf; returns 0 unless it does not fit --topology."""
-    of_task = [text for text in args.assignments if text.startswith("task.")]
-    args.assignments = [text for text in args.assignments if not text.startswith("task.")]
-    recipe = overrides.override(registry.rlhf_recipe(args.rlhf), *of_task)
+    of_recipe = [text for text in args.assignments if text.startswith(OF_RECIPE)]
+    recipe = overrides.override(registry.rlhf_recipe(args.rlhf), *of_recipe)
+    args.assignments = [text for text in args.assignments if text not in of_recipe]
     config = cli.resolve_config(args)
     reward = config if args.reward is None else registry.config(args.reward)
     figures = plan_rlhf(config, recipe, reward)

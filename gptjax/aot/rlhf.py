@@ -27,10 +27,10 @@ from gptjax.training.rlhf import functions, rewards, rollout
 from gptjax.training.rlhf.step import Answers, RlhfStep
 
 ADVICE = {
-    "rollout": "lower train.microbatch_rows, raise mesh.tensor, which shards the sampler's copy of "
+    "rollout": "lower microbatch_rows, raise mesh.tensor, which shards the sampler's copy of "
     "the policy, set compute.kv_cache_dtype=int8, or give more chips",
-    "score": "lower train.microbatch_rows, or give more chips",
-    "update": "lower train.microbatch_rows, set compute.remat=full, or give more chips",
+    "score": "lower microbatch_rows, or give more chips",
+    "update": "lower microbatch_rows, set compute.remat=full, or give more chips",
 }
 # The ids do not matter to what is compiled.
 END_OF_TEXT = END_TOKEN = 0
@@ -83,14 +83,9 @@ class CompiledIteration:
 
 
 def resolve_config(recipe: rlhf_recipe.RlhfRecipe, pretrained: schema.Config) -> schema.Config:
-    """Returns the config of a run of a recipe with mesh, compute and microbatch of the pre-trained
-    config, which training is given with --set."""
-    recipe = dataclasses.replace(
-        recipe,
-        compute=pretrained.compute,
-        mesh=pretrained.mesh,
-        microbatch_rows=pretrained.train.microbatch_rows,
-    )
+    """Returns the config of a run of a recipe with mesh and compute of the pre-trained config,
+    which training is given with --set."""
+    recipe = dataclasses.replace(recipe, compute=pretrained.compute, mesh=pretrained.mesh)
     return rlhf_recipe.resolve_config(recipe, pretrained, pretrained.data, pretrained.model.n_vocab)
 
 
