@@ -5,6 +5,7 @@ functions, as numbers and as a table of 80 columns. The bounds are those of step
 import copy
 import dataclasses
 import math
+import textwrap
 from typing import Any
 
 from gptjax.aot import hlo_cost, report, step_time
@@ -203,7 +204,6 @@ def render(p: dict[str, Any]) -> str:
                 ("  a copy of the policy", human_bytes(p["sampler_bytes"]), ""),
                 (f"  KV cache of {p['chunk_rows']} answers", human_bytes(p["kv_cache_bytes"]), ""),
             ]
-    lines += [(), ("", "", memory_verdict(p)), ()]
     head = f"{'time, at best (estimates)':<34}{'':>7}{'FLOPs':>11}{'sent':>12}{'time':>14}"
     for phase in PHASES:
         part = p["programs"][phase]
@@ -222,9 +222,10 @@ def render(p: dict[str, Any]) -> str:
     whole = {"seconds": p["iteration_seconds"]}
     rows.append(_time_row("iteration", "", whole))
     ends = [
-        f"{'tokens of answers':<34}{p['answer_tokens_per_second']:>30,.0f} /s, if all are of full",
-        f"{'':<34}{'length; ' + sig3(p['rollout_tokens_per_second']) + ' /s in rollouts':>30}",
-        f"{si(p['iterations'])} iterations{'':<20}{sig3(p['days'])} days",
+        "",
+        f"{si(p['answer_tokens_per_second'])} tokens of answers a second, "
+        f"{si(p['rollout_tokens_per_second'])} in the rollouts, if all have full length",
+        f"{p['iterations']:,} iterations: {sig3(p['days'])} days",
     ]
     title = (
         f"{p['config']}: {p['policy']}, reward model and value function of {p['reward']},\non "
@@ -232,7 +233,8 @@ def render(p: dict[str, Any]) -> str:
         f"{p['row_tokens']:,} tokens"
     )
     table = [f"{a:<32}{b:>14}  {c}".rstrip() for a, b, c in (r or ("",) * 3 for r in lines)]
-    return "\n".join([title, "", *table, head, *rows, *ends])
+    verdict = textwrap.fill(memory_verdict(p), 79)
+    return "\n".join([title, "", *table, "", verdict, "", head, *rows, *ends])
 
 
 def _peak(part: dict[str, Any]) -> str:
@@ -244,7 +246,7 @@ def memory_verdict(p: dict[str, Any]) -> str:
     if p["fits"]:
         return f"fits: {human_bytes(p['memory_bytes'] - p['peak_bytes'])} to spare"
     return (
-        f"DOES NOT FIT: the {p['peak_program']} is {human_bytes(p['over_bytes'])} over;\n"
+        f"DOES NOT FIT: the {p['peak_program']} is {human_bytes(p['over_bytes'])} over; "
         f"{p['advice']}"
     )
 

@@ -102,6 +102,16 @@ def test_a_loop_that_cannot_be_counted_is_an_error():
         ).cycles()
 
 
+def test_a_loop_that_may_end_early_is_counted_to_its_bound():
+    """As that over the tokens of answers, which ends when all have ended."""
+    less = "%less = pred[] compare(%i.1, %bound), direction=LT"
+    both = (
+        "%goes = pred[] get-tuple-element(%p.1), index=1\n  ROOT %both = pred[] and(%goes, %less)"
+    )
+    early = hlo_cost.Program(TEXT.replace(f"ROOT {less}", f"{less}\n  {both}"))
+    assert early.cycles() == hlo_cost.Program(TEXT).cycles()
+
+
 def test_communication_is_counted():
     """A gather of 8 x 4 floats sends what a device has not got itself; a reduce-scatter is
     written as an all-reduce with a whole result."""

@@ -195,9 +195,12 @@ def test_what_stays_is_counted_whatever_runs(planned):
     found, compiled, _ = planned
     n = count.padded_parameters(compiled.config.model)
     stays = found["resident"]
-    # A quarter of each, and the padding of small arrays on a chip; a head besides for the others.
+    # A quarter of each, and the padding of arrays as small as these.
     for name, width in {"policy": 4, "policy_optimizer": 8, "ema": 4, "reference": 2}.items():
-        assert n * width / 4 <= stays[name] < 1.5 * n * width / 4, name
+        assert n * width / 4 <= stays[name] < 3 * n * width / 4, name
+    assert stays["policy"] == stays["ema"] > stays["reference"]
+    assert stays["policy_optimizer"] == pytest.approx(2 * stays["policy"], rel=0.05)
+    # A head besides.
     assert stays["value"] > stays["policy"] and stays["reward"] > stays["reference"]
     assert stays["value_optimizer"] > stays["policy_optimizer"]
     assert stays["programs"] == sum(fn.code_bytes for fn in compiled.functions) > 0
@@ -214,7 +217,8 @@ def test_what_stays_is_counted_whatever_runs(planned):
     full = dataclasses.replace(compiled, resident=compiled.resident | {"reward": limit})
     verdict = {"policy": "smoke"} | rlhf_cost.summarize(full)
     assert not verdict["fits"] and verdict["over_bytes"] == verdict["peak_bytes"] - limit
-    assert "DOES NOT FIT: the update is" in rlhf_cost.render(verdict)
+    text = rlhf_cost.render(verdict)
+    assert "DOES NOT FIT: the update is" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_decode_step_reads_copy_and_cache_and_runs_for_every_token(planned):
@@ -250,5 +254,5 @@ def test_too_few_chips_and_other_modes_are_one_line(capsys):
         plan.main([*rlhf_flags, "--set", "task.minibatches=7"])
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, which requirements-dev.txt installs")
-    assert plan.main([*rlhf_flags, "--topology=v5p-64"]) == 1
-    assert "over the memory of each chip of v5p:2x4x4: give more chips" in capsys.readouterr().err
+    assert plan.main([*rlhf_flags, "--topology=v5p-32"]) == 1
+    assert "over the memory of each chip of v5p:2x2x4: give more chips" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from gptjax.config import rlhf
 from gptjax.training.rlhf import rollout
-from tests.unit.training.rlhf.step_test import Q, S, make_step, moved, task, whole_log_probs
+from tests.unit.training.rlhf.step_test import Q, S, make_step, moved, place, task, whole_log_probs
 
 STOP = 60
 
@@ -69,6 +69,21 @@ def test_an_answer_depends_on_its_own_row_and_key_alone(policy):
     for keys in (rollout.row_keys(0, 4, 0, 64), rollout.row_keys(1, 3, 0, 64)):
         other = sample(policy, tokens, lengths, keys)
         assert np.mean(np.asarray(other.tokens_BT) != np.asarray(whole.tokens_BT)) > 0.1
+
+
+def test_eight_devices_sample_what_one_does(policy):
+    """Rows over four devices, heads and vocabulary over two: the same tokens, log p to rounding."""
+    tokens, lengths = prompts(16)
+    keys = rollout.row_keys(0, 3, 0, 16)
+    one = sample(policy, tokens, lengths, keys)
+    sizes = {"fsdp": 4, "tensor": 2, "sharding": "fsdp_tensor"}
+    mesh, step, state = make_step(task(temperature=0.7), 8, sizes)
+    with jax.set_mesh(mesh):
+        params = moved(state.params, 1, by=0.3)
+        eight = sample((step, params), place(mesh, tokens), place(mesh, lengths), keys)
+    np.testing.assert_array_equal(eight.tokens_BT, one.tokens_BT)
+    np.testing.assert_allclose(eight.log_probs_BS, one.log_probs_BS, atol=1e-5)
+    assert not eight.tokens_BT.sharding.is_fully_replicated
 
 
 def test_first_tokens_have_the_frequencies_of_the_policy_at_its_temperature(policy):
