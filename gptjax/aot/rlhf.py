@@ -213,7 +213,7 @@ class _Compiler:
 
     # --- arrays -----------------------------------------------------------------------------------
 
-    def rows(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def rows(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """An array whose rows are shared by the devices."""
         spec = self.step.model.sharding.spec("B1"[: len(shape)], shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
