@@ -1,5 +1,5 @@
 """Compiles the programs of an iteration of learning from a reward, as training runs them, for chips
-that are not present: their memory beside all that stays, and a lower bound of their time.
+that are not present: their memory, with all that stays there, and a lower bound of their time.
 
 The three programs of the report are rollout, score and update. The small functions between them,
 of arrays (B, T) alone, are not compiled.
@@ -331,7 +331,7 @@ class _Compiler:
             flops=self.cost(self.config, n, T)["flops"],
             attention_flops=self.cost(self.config, n, task.prompt_tokens)["attention_flops"],
         )  # fmt: skip
-        # Of the reference beside the states of the policy, and of the policy's own copy.
+        # Of the policy, with its copy there, and of the reference, with the policy's states.
         x_BTD, log_probs_BT = self.add(
             "score", "log p", 2 * times, fns.log_probs, (self.reference, sampled),
             besides=(sampled, self.reference), **self.cost(self.config, n, T),
