@@ -78,10 +78,21 @@ def score_file(model: str, path: str, out_path: Any, assignments: Sequence[str])
     for row, answers in rows:
         values = [None if ids is None else float(next(scores)) for ids in answers]
         score = values if _has_several(row) else values[0]
-        lines.append(json.dumps(row | {"score": score}, ensure_ascii=False) + "\n")
+        lines.append(_as_json(row | {"score": score}) + "\n")
     atomic.save(out_path, "".join(lines).encode())
     out.print(f"{len(texts):,} answers scored by {reward.description()}: {out_path}")
     return 0
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    """A row as JSON: dates and the like as text; with escapes where it has half of a surrogate
+    pair, which UTF-8 cannot hold."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row, default=str)
+    return text
 
 
 def _has_several(row: dict[str, Any]) -> bool:

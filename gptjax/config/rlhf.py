@@ -98,7 +98,7 @@ class Gae:
     lam: Share = 0.95
     """Lambda. InstructGPT does not print it; 0.95 in Stiennon et al. (2009.01325)."""
     value: SeparateValue | SharedValue = SeparateValue()
-    """The value function; the weights of its head begin at 0."""
+    """The value function; its head begins at 0, that of SeparateValue as the reward model's."""
     value_weight: NonNegative = 0.1
     """Weight of the value function's loss."""
     value_clip: Positive | None = 0.2

@@ -146,9 +146,9 @@ def _convert_record(tree: ast.expr, records: dict[str, type], hint: Any, path: s
         raise ValueError(f"{path}={_unparse(tree)}: {describe_type(hint)}")
     name = call.func.id
     if name not in records:
-        raise ValueError(
-            f"{path}={_unparse(tree)}: {suggest(name, list(records))}; {describe_type(hint)}"
-        )
+        words = [w for o in union_members(hint) for w in typing.get_args(o) if isinstance(w, str)]
+        known = [*words, *records]
+        raise ValueError(f"{path}={_unparse(tree)}: {suggest(name, known)}; {describe_type(hint)}")
     record, hints = records[name], type_hints(records[name])
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{path}={_unparse(tree)}: name each field: {_signature(record)}")

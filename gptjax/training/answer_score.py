@@ -21,7 +21,7 @@ from gptjax.training.rlhf import rewards, rollout
 class AnswerScore:
     """Samples an answer to each of the first prompts of dev, and scores it.
 
-    description: of the reward, for display. digest: of it."""
+    description: of the reward and the prompts, for display. digest: of the reward."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class AnswerScore:
                 f"task.choose.answer_tokens={spec.answer_tokens} leaves no room for a prompt of "
                 f"dev in the context of {n_ctx:,} tokens: lower it"
             )
+        n_dropped = len(prompts) - len(self._prompts)
         self._prompts = self._prompts[: spec.prompts]
         # A row divides over the devices that share it, as the context does.
         n_parts = mesh.shape["tensor"] * mesh.shape["context"]
@@ -64,7 +65,12 @@ class AnswerScore:
         self._reward = rewards.open_reward(
             self._task, config.mesh.sharding, mesh, tokenizer, self._end_token, load_model
         )
-        self.description, self.digest = self._reward.description(), self._reward.digest
+        self.digest = self._reward.digest
+        self.description = f"{self._reward.description()}, of {len(self._prompts)} held-out prompts"
+        if n_dropped:
+            self.description += (
+                f"; {n_dropped} leave no room for task.choose.answer_tokens={spec.answer_tokens}"
+            )
         self._options = xla_options.options(mesh.devices.flat[0])
 
     def make_fn(
@@ -80,8 +86,9 @@ class AnswerScore:
         def score_rows(params: Any, first: int) -> np.ndarray:
             part = self._prompts[first : first + rows]
             prompts_BT = np.zeros((rows, self._task.prompt_tokens), np.int32)
-            lengths_B = np.ones(rows, np.int32)  # of padding a prompt of one token
-            for i, ids in enumerate(part):
+            lengths_B = np.zeros(rows, np.int32)
+            # Padding repeats a prompt, since a reward function sees it.
+            for i, ids in enumerate([*part, *[part[0]] * (rows - len(part))]):
                 prompts_BT[i, : len(ids)], lengths_B[i] = ids, len(ids)
             keys_B = rollout.row_keys(
                 self._seed, jnp.int32(rollout.EVAL_STEP), jnp.int32(first), rows

@@ -145,7 +145,7 @@ class PreferenceRows(sft.ConversationRows):
             try:
                 new = preferences.encode_pairs(self.tokenizer, self.template, ranked, self.n_ctx)
                 pairs += new
-                examples.append((ranked.answers[0], new[0][0]))
+                examples.append((ranked.answers[ranked.pairs()[0][0]], new[0][0]))
                 ties.add(preferences.TIE_NOTE, where, ranked.n_ties)
             except ValueError as error:  # of the prompt, or of the template
                 notes.add(f"dropped: {parse.one_line(str(error), 200)}", where)

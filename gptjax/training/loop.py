@@ -117,7 +117,7 @@ def train_loop(context: TrainContext) -> int:
             "checkpoints"
         )
         match context.config.task:
-            case None | Rlhf(text="plain"):
+            case None | Rlhf(text="plain") | Preferences(text="plain"):
                 context.out.print(f"python -m gptjax.sample --model={context.directory}")
             case Conversations() | Preferences() | Rlhf(text="chat"):
                 context.out.print(f"python -m gptjax.chat --model={context.directory}")

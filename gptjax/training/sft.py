@@ -308,20 +308,22 @@ class SftObjective:
 
 def best_step(context) -> int | None:
     """Returns the step of the checkpoint with the highest score of answers on dev, or where none
-    are scored the lowest loss, and prints it; None if none has a finite one. For process 0."""
+    has a finite one the lowest loss, and prints it; None if that is not finite either. For process
+    0."""
     context.checkpoints.wait()
     saved = context.checkpoints.steps()
     records = [r for r in events.read(context.directory) if r["step"] in saved]
-    is_scored = any("validation_score" in record for record in records)
-    name, sign = ("validation_score", -1) if is_scored else ("validation_loss", 1)
-    values = {
-        record["step"]: record[name] for record in records if np.isfinite(record.get(name, np.nan))
-    }
-    if not values:
-        return None
-    step = min(values, key=lambda step: (sign * values[step], step))
-    context.out.print(
-        f"step {step:,} has the {'highest score of answers' if is_scored else 'lowest loss'} on "
-        f"dev, {values[step]:.4f}: it is read from now on"
-    )
-    return step
+    for name, sign, what in (
+        ("validation_score", -1, "highest score of answers"),
+        ("validation_loss", 1, "lowest loss"),
+    ):
+        values = {r["step"]: r[name] for r in records if np.isfinite(r.get(name, np.nan))}
+        if values:
+            step = min(values, key=lambda step: (sign * values[step], step))
+            context.out.print(
+                f"step {step:,} has the {what} on dev, {values[step]:.4f}: it is read from now on"
+            )
+            return step
+        if any(name in record for record in records):
+            context.warn(f"no epoch has a finite {name}")
+    return None

@@ -48,6 +48,10 @@ def folder(tmp_path_factory):
         "def nan(prompts, answers):\n    return [float('nan')] * len(answers)\n"
         "def raises(prompts, answers):\n    raise KeyError('no')\n"
         "def few(prompts, answers):\n    return [1.0]\n"
+        "def huge(prompts, answers):\n    return [1e39] * len(answers)\n"
+        "def whole(prompts, answers):\n    return [10**400] * len(answers)\n"
+        "def none(prompts, answers):\n    pass\n"
+        "def ends(prompts, answers):\n    raise SystemExit(0)\n"
         "def words(prompts, answers):\n    return ['a'] * len(answers)\n"
     )
     flags = ["model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
@@ -231,6 +235,10 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     (["raises"], "raised KeyError: 'no'"),
     (["few"], "returned 1 values for "),
     (["words"], "returned 'a' for the answer"),
+    (["huge"], "returned 1e+39 for the answer"),
+    (["whole"], "must return finite numbers, of at most 3.4e38"),
+    (["none"], "returned None: it must return one number for each answer"),
+    (["ends"], "raised SystemExit: 0; checkpoints that were saved before are good"),
     (["task.reward=RewardModel(path='none')"], "none"),
     (["task.episodes=10"], "task.episodes=10 are fewer than task.batch_rows=16"),
 ])  # fmt: skip

@@ -106,16 +106,18 @@ def test_the_epoch_of_the_best_score_is_the_result(folder, capsys):
     assert json.loads((folder / "scored" / run_dir.CHOSEN).read_text()) == {"step": best}
     said = " ".join(capsys.readouterr().out.split())
     assert f"step {best:,} has the highest score of answers on dev" in said
-    assert "the reward: the function" in said and "held-out prompts: score" in said
+    assert "score_of_test.py:falling, of 10 held-out prompts" in said
+    assert "highest score of answers" in said and "held-out prompts: score" in said
     calls = [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
     assert [len(answers) for _, answers, _ in calls] == [4, 4, 4] * 2  # 10 prompts and padding
     for epoch, score in enumerate(scores.values()):
         prompts, _, values = (sum(parts, []) for parts in zip(*calls[3 * epoch :][:3], strict=True))
         assert score == pytest.approx(sum(values[:10]) / 10)
         lines = (folder / "dev.jsonl").read_text().splitlines()
-        for prompt, line in zip(prompts[:10], lines, strict=False):
-            question = json.loads(line)["messages"][0]["content"]
-            assert prompt.endswith(f"<|user|>{question}<|end|><|assistant|>")
+        questions = [json.loads(line)["messages"][0]["content"] for line in lines]
+        numbers = [*range(10), 8, 8]  # padding repeats a prompt
+        for prompt, i in zip(prompts, numbers, strict=True):
+            assert prompt.endswith(f"<|user|>{questions[i]}<|end|><|assistant|>")
     (folder / "score_of_test.py").write_text(
         "def falling(prompts, answers):\n    return [0] * len(answers)\n"
     )
@@ -170,6 +172,7 @@ def test_dpo_of_plain_text_needs_no_chat_template(folder, capsys):
     assert dpo.main([*init, *set_flags([*flags, "task.peak_lr=0.003", "loop.every_log=1"])]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "⟦ no<|endoftext|>⟧" in said and "never fine-tuned" not in said
+    assert "gptjax.sample --model" in said and "gptjax.chat" not in said
     losses = [line["loss"] for line in events.read(folder / "plain") if "loss" in line]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5) and losses[-1] < 0.3
     before, after = (run_dir.load_config(folder / run) for run in ("pre", "plain"))

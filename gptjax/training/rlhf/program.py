@@ -13,7 +13,7 @@ from gptjax.config import rlhf
 from gptjax.model import inference
 from gptjax.training.context import TrainContext
 from gptjax.training.rlhf import dataset, functions, rollout
-from gptjax.training.rlhf.rewards import Reward, on_host
+from gptjax.training.rlhf.rewards import SAVED, Reward, on_host
 from gptjax.training.rlhf.step import Answers, Minibatch, RlhfState, RlhfStep
 
 # Bounds of the mean of |log p of the sampler - log p of the training forward| over tokens (nats):
@@ -147,8 +147,8 @@ class RlhfProgram:
         if not math.isfinite(kl) or limit is not None and kl > limit:
             raise ValueError(
                 f"the KL to the reference is {kl:,.1f} nats of an answer at step {number + 1:,}, "
-                f"above task.max_kl={limit}: lower task.peak_lr or raise task.kl_coef; the last "
-                "checkpoint is good"
+                f"above task.max_kl={limit}: lower task.peak_lr or raise task.kl_coef; "
+                f"{SAVED}"
             )
         return metrics
 

@@ -20,6 +20,8 @@ from gptjax.training.rlhf.rollout import Rollout
 # weights.reward_model.load: from path, mesh and changes of the config to a RewardModel.
 LoadReward = Callable[[str, jax.sharding.Mesh, Sequence[str]], Any]
 
+SAVED = "checkpoints that were saved before are good"
+
 
 class Reward(Protocol):
     """Scores the answers of a rollout.
@@ -82,28 +84,35 @@ class FunctionReward:
     def _compute(self, prompts: list[str], answers: list[str]) -> np.ndarray:
         """The function's values, as float32. ValueError for what is no number."""
         try:
-            values = list(self.function(prompts, answers))
-        except Exception as error:
+            result = self.function(prompts, answers)
+        # SystemExit, so that a function cannot end the run as if it were finished.
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"task.reward: {self.name} raised {type(error).__name__}"
-                f"{parse.one_line(f': {error}', 200) if str(error) else ''}; the last checkpoint "
-                "is good, and the same command continues from it"
+                f"{parse.one_line(f': {error}', 200) if str(error) else ''}; {SAVED}"
             ) from error
+        try:
+            values = list(result)
+        except TypeError:
+            raise ValueError(
+                f"task.reward: {self.name} returned {parse.quote(result)}: it must return one "
+                f"number for each answer; {SAVED}"
+            ) from None
         if len(values) != len(answers):
             raise ValueError(
                 f"task.reward: {self.name} returned {len(values)} values for {len(answers)} "
-                "answers: it must return one number for each"
+                f"answers: it must return one number for each; {SAVED}"
             )
         for value, answer in zip(values, answers, strict=True):
             try:
-                is_number = math.isfinite(value)
-            except TypeError:
+                is_number = math.isfinite(value) and abs(value) <= np.finfo(np.float32).max
+            except (TypeError, OverflowError):
                 is_number = False
             if not is_number:
                 raise ValueError(
                     f"task.reward: {self.name} returned {parse.quote(value)} for the answer "
-                    f"{parse.quote(answer)}: it must return finite numbers; the last checkpoint is "
-                    "good, and the same command continues from it"
+                    f"{parse.quote(answer)}: it must return finite numbers, of at most 3.4e38; "
+                    f"{SAVED}"
                 )
         return np.array([float(value) for value in values], np.float32)
 
@@ -168,14 +177,14 @@ def of_model(source: Any, text: str, row_tokens: int, tokenizer: Tokenizer) -> M
         )
     if source.task.text != text:
         raise ValueError(
-            f"the reward model in {source.path} scores texts with task.text={source.task.text}: "
-            f"set task.text={source.task.text}, or train another"
+            f"the reward model in {source.path} scores texts of task.text={source.task.text}, and "
+            f"this run has those of task.text={text}: train another"
         )
     if source.config.model.n_ctx < row_tokens:
         raise ValueError(
             f"a prompt and its answer have up to {row_tokens:,} tokens, more than the context of "
             f"the reward model in {source.path}, {source.config.model.n_ctx:,}: lower "
-            "prompt_tokens or answer_tokens"
+            "task.prompt_tokens, task.answer_tokens or, of gptjax.sft, task.choose.answer_tokens"
         )
     return ModelReward(source)
 
