@@ -162,7 +162,7 @@ def test_it_is_no_language_model(folder, finished):
 def test_scores_of_a_file_keep_its_order(folder, finished, tmp_path, capsys):
     rows = [
         {"prompt": "film 7", "completions": ["bad bad", ["good", "fine"]], "id": 3},
-        {"prompt": "film 7", "completion": "good"},
+        {"prompt": "film 7", "completion": "good", "note": "half a pair \ud83d"},
         {"messages": [{"role": "user", "content": "film 7"}]},
         {"prompt": "film 7", "chosen": "bad bad", "rejected": "x" * 50},
     ]

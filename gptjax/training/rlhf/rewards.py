@@ -20,6 +20,7 @@ from gptjax.training.rlhf.rollout import Rollout
 # weights.reward_model.load: from path, mesh and changes of the config to a RewardModel.
 LoadReward = Callable[[str, jax.sharding.Mesh, Sequence[str]], Any]
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 SAVED = "checkpoints that were saved before are good"
 
 
@@ -105,7 +106,7 @@ class FunctionReward:
             )
         for value, answer in zip(values, answers, strict=True):
             try:
-                is_number = math.isfinite(value) and abs(value) <= np.finfo(np.float32).max
+                is_number = math.isfinite(value) and abs(value) <= FLOAT32_MAX
             except (TypeError, OverflowError):
                 is_number = False
             if not is_number:
