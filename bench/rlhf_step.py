@@ -301,7 +301,7 @@ def measure(name: str, rounds: int) -> None:
 
 
 def main() -> None:
-    """Measures the sizes that are asked for."""
+    """Measures the sizes that --size names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
