@@ -129,11 +129,13 @@ def table(results: dict[str, Any]) -> str:
     rows += ["|---|---|---|---|---|---|---|"]
     for name, run in results.items():
         if "final" in run:
-            final, third = run["final"], len(run["kl"]) // 3
+            final, course = run["final"], "| "
+            if "kl" in run:  # of reinforcement learning
+                last_third = np.mean(run["kl"][-(len(run["kl"]) // 3) :])
+                course = f"{last_third:.2f} | {run['kl_coef'][-1]:.2f}"
             rows.append(
                 f"| {name} | {final['gold']:.3f} +- {final['gold_error']:.3f} | "
-                f"{final['proxy']:.2f} | {final['kl']:.1f} | {np.mean(run['kl'][-third:]):.2f} | "
-                f"{run['kl_coef'][-1]:.2f} | {run['seconds']:.0f} |"
+                f"{final['proxy']:.2f} | {final['kl']:.1f} | {course} | {run['seconds']:.0f} |"
             )
     for row in results["best-of-n"]["rows"] if "best-of-n" in results else ():
         rows.append(

@@ -12,7 +12,7 @@ noisy rankings by gold. Parts, each of which is skipped if its result is there.
 lm: the model, pre-trained on reviews and Brown. reward, few: the proxy, and a weaker one of fewer
 rankings. initial, initial-few: the model's scores by both. ppo-SEED: PPO with an adaptive KL
 coefficient. fixed-COEF, few-COEF: with a fixed one. best-of-n: of the model. ptx-0: as ppo-0, with
-Brown mixed in. The results go to OUT.json and OUT-*.png.
+Brown mixed in. dpo-BETA: DPO on the rankings that the proxy learned from. The results go to OUT.json and OUT-*.png.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from jax.scipy.special import digamma
 import gptjax
 import gptjax.reward
 import gptjax.rlhf
-from bench import rlhf_results
+from bench import rlhf_dpo, rlhf_results
 from bench.rlhf_policy import (
     ANSWER_TOKENS,
     PROMPT_TOKENS,
@@ -346,6 +346,8 @@ def main() -> None:
     for sweep, runs in SWEEPS.items():
         for coef in runs:
             parts[f"{sweep}-{coef}"] = lambda s=sweep, c=coef: run_fixed(work, s, c)
+    for beta in rlhf_dpo.BETAS:
+        parts[f"dpo-{beta}"] = lambda b=beta: rlhf_dpo.run_dpo(work, b)
     results = {}
     for name, compute in parts.items():
         file = work / f"{name}.json"
