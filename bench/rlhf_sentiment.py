@@ -12,7 +12,8 @@ noisy rankings by gold. Parts, each of which is skipped if its result is there.
 lm: the model, pre-trained on reviews and Brown. reward, few: the proxy, and a weaker one of fewer
 rankings. initial, initial-few: the model's scores by both. ppo-SEED: PPO with an adaptive KL
 coefficient. fixed-COEF, few-COEF: with a fixed one. best-of-n: of the model. ptx-0: as ppo-0, with
-Brown mixed in. dpo-BETA: DPO on the rankings that the proxy learned from. The results go to OUT.json and OUT-*.png.
+Brown mixed in. dpo-BETA: DPO on the rankings that the proxy learned from. The results go to
+OUT.json and OUT-*.png.
 """
 
 import argparse
