@@ -121,7 +121,9 @@ class Torch:
         def leaf(x: Any) -> Any:
             return self.torch.tensor(np.array(x)).requires_grad_()
 
-        self.params = jax.tree.map(leaf, step.reference_params(ours.state.params, self.c))
+        params = step.reference_params(ours.state.params, self.c)
+        params["wte"] = params["wte"][: self.c.n_vocab]  # without the rows of padding
+        self.params = jax.tree.map(leaf, params)
         head = ours.state.value[scalar_head.NAME]
         self.head = {name: leaf(x) for name, x in head.items()}
         self.reference = jax.tree.map(lambda x: x.detach().clone(), self.params)
