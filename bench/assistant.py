@@ -18,7 +18,6 @@ results go to OUT.json; tables and samples are printed.
 import argparse
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ import gptjax
 import gptjax.rlhf
 import gptjax.sft
 import gptjax.train
-from bench import assistant_data, assistant_tasks, rlhf_results
+from bench import assistant_data, assistant_tasks
 from bench.assistant_tasks import TASKS, Item
+from bench.parts import as_json, run_parts, sets
 from gptjax.config import evaluation, parse
 from gptjax.evals import generation, metrics, scorers
 from gptjax.report import events
@@ -56,10 +56,6 @@ N_TOKENS = {"define": 24, "translate": 32}  # of an answer; otherwise:
 SHORT = 16
 N_SHOTS = 3
 SAMPLE_SEED = 1  # 0 draws a slur from the word list
-
-
-def sets(*assignments: str) -> list[str]:
-    return [part for text in assignments for part in ("--set", text)]
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -314,21 +310,12 @@ def main() -> None:
         "more": lambda: fine_tune(work, "more", "sft", "rl.jsonl", 1, MORE_LR),
         "eval-more": lambda: evaluate(work, "more"),
     }
-    results = {}
-    for name, compute in parts.items():
-        file = work / f"{name}.json"
-        if not file.exists():
-            start = time.perf_counter()
-            result = compute()
-            file.write_text(json.dumps(result | {"seconds": time.perf_counter() - start}))
-        results[name] = json.loads(file.read_text())
+    results = run_parts(work, parts)
     items = read_items(work / "held_out.jsonl")
     answers = {stage: results[f"eval-{stage}"].pop("answers") for stage in STAGES}
     scores = {stage: summarize(items, answers[stage]) for stage in STAGES}
     found = verdicts(scores)
-    Path(f"{args.out}.json").write_text(
-        rlhf_results.as_json({"found": found, "scores": scores} | results)
-    )
+    Path(f"{args.out}.json").write_text(as_json({"found": found, "scores": scores} | results))
     print(table(scores), samples(items, answers, SAMPLE_SEED), sep="\n\n")
     print(found, {name: round(part["seconds"]) for name, part in results.items()})
 

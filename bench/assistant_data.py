@@ -5,7 +5,6 @@ of the held-out questions, so that no held-out question asks about a word of a t
 """
 
 import collections
-import json
 import lzma
 import random
 import re
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bench import assistant_tasks as tasks
 from bench.assistant_tasks import Item
+from bench.parts import write_jsonl
 
 HELD_OUT = 0.15  # share of what questions are about
 MAX_NUMBER = 50
@@ -174,10 +174,6 @@ def check_disjoint(train: Sequence[Item], held_out: Sequence[Item]) -> None:
     """Raises AssertionError if a held-out question is a training question."""
     both = {item.question for item in train} & {item.question for item in held_out}
     assert not both, f"held-out questions in training: {sorted(both)[:3]}"
-
-
-def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write(data: Path, work: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 
 import gptjax
 import gptjax.dpo
-from bench.rlhf_policy import ANSWER_TOKENS, PROMPT_TOKENS, Policy, gold_scores, sets, short_prompts
+from bench.parts import sets
+from bench.rlhf_policy import ANSWER_TOKENS, PROMPT_TOKENS, Policy, gold_scores, short_prompts
 from gptjax.report import events
 from gptjax.weights import reward_model
 

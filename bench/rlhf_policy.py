@@ -14,6 +14,7 @@ import numpy as np
 
 import gptjax
 import gptjax.train
+from bench.parts import sets, write_jsonl
 from gptjax.config import rlhf
 from gptjax.report import events
 from gptjax.training.rlhf import rollout
@@ -25,10 +26,6 @@ SAMPLE_ROWS = 128
 
 
 # --- data -----------------------------------------------------------------------------------------
-
-
-def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def short_prompts(path: Path, tokenizer: Any) -> list[str]:
@@ -62,10 +59,6 @@ def gold_scores(texts: Sequence[str]) -> np.ndarray:
 
 
 # --- models ---------------------------------------------------------------------------------------
-
-
-def sets(*assignments: str) -> list[str]:
-    return [part for text in assignments for part in ("--set", text)]
 
 
 def train_lm(work: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What came out of bench.rlhf_sentiment, which calls this: thresholds, fits and pictures."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,23 +103,6 @@ def taken_back(results: dict[str, Any]) -> dict[str, Any]:
         "share": share,
         "takes_back": share >= MIN_TAKEN_BACK,
     }
-
-
-def as_json(results: dict[str, Any]) -> str:
-    """JSON with a line for each part, floats rounded to 5 digits."""
-
-    def shorten(value: Any) -> Any:
-        match value:
-            case float():
-                return float(f"{value:.5g}")
-            case dict():
-                return {key: shorten(part) for key, part in value.items()}
-            case list():
-                return [shorten(part) for part in value]
-        return value
-
-    lines = [f"{json.dumps(name)}: {json.dumps(shorten(part))}" for name, part in results.items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def table(results: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ import gptjax
 import gptjax.reward
 import gptjax.rlhf
 from bench import rlhf_dpo, rlhf_results
+from bench.parts import as_json, run_parts, sets, write_jsonl
 from bench.rlhf_policy import (
     ANSWER_TOKENS,
     PROMPT_TOKENS,
@@ -40,11 +41,9 @@ from bench.rlhf_policy import (
     answer_text,
     brown_loss,
     gold_scores,
-    sets,
     short_prompts,
     train_lm,
     write_data,
-    write_jsonl,
 )
 from bench.rlhf_results import SAVED_EVERY, SEEDS, SWEEPS, TARGET_KL
 from gptjax.config import parse
@@ -349,17 +348,11 @@ def main() -> None:
             parts[f"{sweep}-{coef}"] = lambda s=sweep, c=coef: run_fixed(work, s, c)
     for beta in rlhf_dpo.BETAS:
         parts[f"dpo-{beta}"] = lambda b=beta: rlhf_dpo.run_dpo(work, b)
-    results = {}
-    for name, compute in parts.items():
-        file = work / f"{name}.json"
-        if not file.exists() and (not args.only or name in args.only.split(",")):
-            file.write_text(json.dumps(compute()))
-        if file.exists():
-            results[name] = json.loads(file.read_text())
+    results = run_parts(work, parts, args.only.split(",") if args.only else ())
     if "initial" not in results:
         return
     found = rlhf_results.verdicts(results)
-    Path(f"{args.out}.json").write_text(rlhf_results.as_json({"found": found} | results))
+    Path(f"{args.out}.json").write_text(as_json({"found": found} | results))
     rlhf_results.draw(results, found, args.out)
     print(rlhf_results.table(results))
     for name, values in found.items():

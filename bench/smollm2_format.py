@@ -13,16 +13,14 @@ import argparse
 import json
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gptjax
 import gptjax.sft
-from bench import rlhf_results
-from bench.assistant import answer_greedily, sets
-from bench.assistant_data import write_jsonl
+from bench.assistant import answer_greedily
+from bench.parts import as_json, run_parts, sets, write_jsonl
 from gptjax.config import parse
 from gptjax.training import pair_accuracy
 
@@ -169,14 +167,7 @@ def main() -> None:
         "sft": lambda: fine_tune(args.model, work, items["train"]),
         "after": lambda: answer(work / "sft", held_out, ""),
     }
-    results = {}
-    for name, compute in parts.items():
-        file = work / f"{name}.json"
-        if not file.exists():
-            start = time.perf_counter()
-            result = compute()
-            file.write_text(json.dumps(result | {"seconds": time.perf_counter() - start}))
-        results[name] = json.loads(file.read_text())
+    results = run_parts(work, parts)
     stages = {name: part for name, part in results.items() if "scores" in part}
     answers = {name: part.pop("answers") for name, part in stages.items()}
     lost = (
@@ -189,7 +180,7 @@ def main() -> None:
         "lost": lost,
         "keeps": lost <= MAX_LOSS,
     }
-    Path(f"{args.out}.json").write_text(rlhf_results.as_json({"found": found} | results))
+    Path(f"{args.out}.json").write_text(as_json({"found": found} | results))
     for name, part in stages.items():
         print(name, {key: [f"{x:.2f}" for x in value] for key, value in part["scores"].items()})
     for i in random.Random(0).sample(range(len(held_out)), 4):

@@ -218,7 +218,7 @@ class _Compiler:
         spec = self.step.model.sharding.spec("B1"[: len(shape)], shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
 
-    def replicated(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         sharding = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
@@ -243,7 +243,7 @@ class _Compiler:
             self.rows((n,), np.int32),
         )
         if sharding.mesh is None:
-            return self.replicated((params, cache))
+            return self.replicate((params, cache))
         placed = rules.shardings(params, sharding.rules, self.mesh)
         params = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, placed
@@ -324,7 +324,7 @@ class _Compiler:
         fns, task, s = self.fns, self.task, self.state
         n, T = fns.chunk_rows, task.row_tokens
         times = task.batch_rows // n
-        keys_B = self.replicated(jax.eval_shape(lambda: rollout.row_keys(0, 0, 0, n)))
+        keys_B = self.replicate(jax.eval_shape(lambda: rollout.row_keys(0, 0, 0, n)))
         prompts = self.rows((n, task.prompt_tokens), np.int32), self.rows((n,), np.int32)
         sampled = self.add(
             "rollout", "sample", times, fns.sample, (s.params, *prompts, keys_B), besides=prompts,
@@ -355,7 +355,7 @@ class _Compiler:
         fns, task, step = self.fns, self.task, self.step
         s, n, T = self.state, fns.chunk_rows, task.row_tokens
         nets = step.nets(s)
-        kl_coef, first = s.kl_coef, self.replicated(jax.ShapeDtypeStruct((), np.int32))
+        kl_coef, first = s.kl_coef, self.replicate(jax.ShapeDtypeStruct((), np.int32))
         N = task.batch_rows
         of_batch, row_B = self.rows((N, T), np.float32), self.rows((N,), np.float32)
         answers = Answers(
@@ -371,7 +371,7 @@ class _Compiler:
             lambda x, net: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=net.sharding),
             shapes.gradients, nets,
         )  # fmt: skip
-        sums = self.replicated(shapes).replace(gradients=gradients)
+        sums = self.replicate(shapes).replace(gradients=gradients)
         updates = task.minibatches * task.inner_epochs
         policy, value = (
             self.cost(c, n, T, has_backward=True) for c in (self.config, self.value_config)

@@ -1,6 +1,7 @@
 """Bytes and FLOPs of learning from a reward by sampling, from the configs alone: its three programs
 rollout, score and update."""
 
+import dataclasses
 from typing import Any
 
 from gptjax.config import count
@@ -11,16 +12,20 @@ from gptjax.config.schema import Config
 def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
     """Returns every figure of an iteration by name; bytes over all devices.
 
-    reward: of the reward model, whose model is that of the value function as well. State is what a
+    reward: of the reward model, which a separate value function begins with; of a Python function
+    that is the policy. Answers attend over their own tokens, text over the context. State is what a
     checkpoint holds: parameters and Adam's moments in float32. The reference, the reward model and
     the sampler's copy of the policy have the dtype of compute, bfloat16 on accelerators."""
-    p, r = policy.model, reward.model
     has_value = isinstance(task.advantage, Gae) and isinstance(task.advantage.value, SeparateValue)
     has_reward_model = isinstance(task.reward, RewardModel)
+    p, r = policy.model, (reward if has_reward_model else policy).model
     n_policy, n_reward = count.padded_parameters(p), count.padded_parameters(r)
     rows, length = task.batch_rows, task.row_tokens
     tokens = rows * length
-    forward, reward_forward = count.forward_flops_per_token(p), count.forward_flops_per_token(r)
+    forward, reward_forward = (
+        count.forward_flops_per_token(dataclasses.replace(model, n_ctx=length)) for model in (p, r)
+    )
+    text_forward = count.forward_flops_per_token(p)
     value_forward = reward_forward if has_value else 0.0
     ptx_tokens = 0 if task.ptx is None else rows * task.ptx.rows_per_answer * p.n_ctx
     dtype = count.kv_cache_dtype(policy)
@@ -47,7 +52,9 @@ def programs(policy: Config, task: Rlhf, reward: Config) -> dict[str, Any]:
         "rollout_flops": tokens * forward,
         "score_flops": tokens * (2 * forward + value_forward)
         + (tokens * reward_forward if has_reward_model else 0),
-        "update_flops": n_passes * 3 * (tokens * (forward + value_forward) + ptx_tokens * forward),
+        "update_flops": n_passes
+        * 3
+        * (tokens * (forward + value_forward) + ptx_tokens * text_forward),
         "rollout_tokens": rows * task.answer_tokens,
         "ptx_tokens": ptx_tokens * n_passes,
         "iterations": task.episodes // rows,

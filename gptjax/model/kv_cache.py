@@ -112,7 +112,7 @@ def attend(
     def attend_shard(layer, starts_B, counts_B, q_BTNH, k_BTKH, v_BTKH, softmax):
         new = _encode(k_BTKH, dtype), _encode(v_BTKH, dtype)
         shard = update.replace(layer=layer, starts_B=starts_B, counts_B=counts_B)
-        return _attend_cached(shard, q_BTNH, *new, pattern, softmax)
+        return _attend_to_cache(shard, q_BTNH, *new, pattern, softmax)
 
     # Each device its own rows and heads: in the writes XLA would not find that they are.
     rows, heads = sharding.spec("B", q_BTNH.shape[:1]), sharding.spec("N", q_BTNH.shape[2:3])
@@ -125,7 +125,7 @@ def attend(
     )(update.layer, update.starts_B, update.counts_B, q_BTNH, k_BTKH, v_BTKH, softmax)
 
 
-def _attend_cached(update, q_BTNH, new_k, new_v, pattern, softmax):
+def _attend_to_cache(update, q_BTNH, new_k, new_v, pattern, softmax):
     """`attend` after the prefill, on the rows and heads of one device. new_k, new_v: as stored."""
     T = q_BTNH.shape[1]
     S = update.layer.k_BKHS.shape[3]

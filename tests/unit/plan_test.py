@@ -1,6 +1,7 @@
 """gptjax.plan: every config, as text of at most 80 columns and as JSON; the paper's figures
 stand only beside the paper's model."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import plan
-from gptjax.config import count, count_rlhf
+from gptjax.config import count, count_rlhf, rlhf
 from gptjax.config.overrides import override
 from gptjax.configs import registry
 from gptjax.runtime import units
@@ -230,6 +231,18 @@ def test_an_iteration_of_rlhf_is_counted_from_its_parts(capsys):
     plan.main(arguments[:-1])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80 and "KV cache of 512 answers" in shown
+    # Answers attend over 2,048 tokens in a longer context, text over all of it.
+    longer = dataclasses.replace(policy, model=dataclasses.replace(policy.model, n_ctx=8192))
+    found = count_rlhf.programs(longer, registry.rlhf_recipe("instructgpt_ppo_ptx").task, reward)
+    assert found["rollout_flops"] == p["rollout_flops"]
+    text = 8 * 512 * 8192 * count.forward_flops_per_token(longer.model)
+    assert found["update_flops"] == 3 * (tokens * forward + tokens * small + text)
+    # The value function of a Python function is as large as the policy.
+    task = dataclasses.replace(
+        registry.rlhf_recipe("instructgpt_ppo").task, reward=rlhf.PythonFunction(name="r.py:f")
+    )
+    found = count_rlhf.programs(policy, task, reward)
+    assert found["value_state_bytes"] == 12 * n and found["reward_bytes"] == 0
     grouped = count_rlhf.programs(policy, registry.rlhf_recipe("grpo").task, reward)
     assert grouped["value_parameters"] == grouped["value_state_bytes"] == 0
     with pytest.raises(ValueError, match="gpt2_124m a context of 1,024: choose a model"):

@@ -89,19 +89,19 @@ class FunctionReward:
         # SystemExit, so that a function cannot end the run as if it were finished.
         except (Exception, SystemExit) as error:
             raise ValueError(
-                f"task.reward: {self.name} raised {type(error).__name__}"
+                f"the reward {self.name} raised {type(error).__name__}"
                 f"{parse.one_line(f': {error}', 200) if str(error) else ''}; {SAVED}"
             ) from error
         try:
             values = list(result)
         except TypeError:
             raise ValueError(
-                f"task.reward: {self.name} returned {parse.quote(result)}: it must return one "
+                f"the reward {self.name} returned {parse.quote(result)}: it must return one "
                 f"number for each answer; {SAVED}"
             ) from None
         if len(values) != len(answers):
             raise ValueError(
-                f"task.reward: {self.name} returned {len(values)} values for {len(answers)} "
+                f"the reward {self.name} returned {len(values)} values for {len(answers)} "
                 f"answers: it must return one number for each; {SAVED}"
             )
         for value, answer in zip(values, answers, strict=True):
@@ -111,7 +111,7 @@ class FunctionReward:
                 is_number = False
             if not is_number:
                 raise ValueError(
-                    f"task.reward: {self.name} returned {parse.quote(value)} for the answer "
+                    f"the reward {self.name} returned {parse.quote(value)} for the answer "
                     f"{parse.quote(answer)}: it must return finite numbers, of at most 3.4e38; "
                     f"{SAVED}"
                 )
