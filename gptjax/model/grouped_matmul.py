@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gptjax.sharding import rules
 from gptjax.sharding.shapes import shaped
 
 MAX_BLOCK = 128  # rows
@@ -22,6 +23,8 @@ def grouped_matmul(x_RD: jax.Array, weight_EDG: jax.Array, sizes_E: jax.Array) -
     On TPU by jax's kernels for this; elsewhere by a loop over blocks of rows. jax.lax.ragged_dot is
     neither: XLA computes it, or its gradient, as E masked matmuls of all rows on most devices.
     """
+    if rules.is_left_to_compiler():  # which does not partition a TPU kernel
+        return multiply_blocks(x_RD, weight_EDG, sizes_E)
     return jax.lax.platform_dependent(
         x_RD, weight_EDG, sizes_E, tpu=multiply_by_kernels, default=multiply_blocks
     )

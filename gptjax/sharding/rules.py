@@ -21,6 +21,14 @@ from gptjax.sharding import shapes
 Table = dict[str, tuple[str, ...]]
 
 
+def is_left_to_compiler() -> bool:
+    """Whether what is traced here is divided over several devices by the compiler: with a mesh set
+    (jax.set_mesh), and outside of shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return any(n > 1 and kind == jax.sharding.AxisType.Auto for n, kind in axes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """Maps dimension letters to mesh axes; a letter that is not listed is not sharded."""

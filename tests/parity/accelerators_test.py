@@ -12,9 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.aot import hlo_cost
 from gptjax.config import schema
-from gptjax.model import grouped_matmul
+from gptjax.model import grouped_matmul, inference
 from gptjax.model.attention import dispatch, gpu_cudnn, gpu_flash, reference, tpu_splash
 from gptjax.sharding import device_mesh, rules, topology
+from gptjax.training import step
+from tests import tiny
 
 PATTERNS = [
     schema.Dense(),
@@ -237,6 +239,39 @@ def test_grouped_matmul_compiled_for_h100():
     text = grouped_ahead("h100-1", "bfloat16")
     assert f"bf16[{R},{D}]" in text
     assert f"[{R},{E * D}]" not in text and f"[{E},{R},{D}]" not in text
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    "mlp",
+    [schema.GELU(), schema.Experts(n_experts=4, top_k=2, expert=schema.SwiGLU(d_ff=256))],
+    ids=["dense", "experts"],
+)
+def test_generation_is_compiled_for_several_tpu_chips(mlp):
+    """A prompt does not divide over devices, so that the compiler partitions what reads it, and it
+    refuses to partition TPU kernels."""
+    c = tiny.config(
+        n_layers=2, n_heads=2, d_model=256, n_vocab=512, n_ctx=256, mlp=mlp, attention=tiny.GPT3
+    )
+    target = topology.from_name("v5p-8")
+    mesh = device_mesh.make_mesh(c.mesh, target.devices())
+    with topology.disable_cache(), jax.set_mesh(mesh):
+        train_step = step.build(c, "tpu", mesh, None)
+        whole = NamedSharding(mesh, PartitionSpec())
+
+        def generate(params, tokens_BT, counts_B):
+            lm = inference.prepare(train_step.model, params)
+            cache, _ = inference.prefill(lm, tokens_BT, counts_B, 256)
+            cache, x_BTD = inference.decode_step(lm, cache, tokens_BT[:, :1], counts_B // counts_B)
+            return inference.logits(lm, x_BTD)
+
+        arguments = (
+            train_step.abstract_state(mesh).params,
+            jax.ShapeDtypeStruct((1, 128), np.int32, sharding=whole),
+            jax.ShapeDtypeStruct((1,), np.int32, sharding=whole),
+        )
+        lowered = jax.jit(generate).trace(*arguments).lower(lowering_platforms=("tpu",))
+        assert lowered.compile().memory_analysis().output_size_in_bytes > 0
 
 
 ALL_PATTERNS = [

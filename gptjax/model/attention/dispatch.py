@@ -190,6 +190,8 @@ def attend(
             dropout,
             softmax,
         )
+    if kernel == "splash" and sharding.mesh is None and rules.is_left_to_compiler():
+        kernel = "blocks"  # the compiler does not partition a TPU kernel
     if kernel not in PLATFORMS or dropout is not None:
         return attend_local(kernel, q_BTNH, k_BSKH, v_BSKH, pattern, segments_BS, dropout, softmax)
 
