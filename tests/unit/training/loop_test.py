@@ -193,7 +193,16 @@ def test_a_run_of_long_steps_is_drawn_at_each_checkpoint(make_loop, monkeypatch)
     assert [h[1] for h in happened if h[0] == "draw"] == [c.directory.name for c in contexts] * 2
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.fixture(params=["SIGTERM", "SIGINT", "SIGHUP"])
+def name(request):
+    """A signal, handled as in a terminal: nohup ignores SIGHUP, and a background job SIGINT."""
+    number = getattr(signal, request.param)
+    is_int = request.param == "SIGINT"
+    before = signal.signal(number, signal.default_int_handler if is_int else signal.SIG_DFL)
+    yield request.param
+    signal.signal(number, before)
+
+
 def test_a_signal_saves_every_run_after_the_same_step(make_loop, name, capsys):
     number = getattr(signal, name)
     before = signal.getsignal(number)
