@@ -19,6 +19,7 @@ from gptjax.config import schema
 from gptjax.model.grouped_matmul import grouped_matmul
 from gptjax.model.linear import Linear
 from gptjax.model.mlp import hidden_units
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 from gptjax.sharding.shapes import shaped
 
@@ -106,7 +107,7 @@ permute.defvjp(
 WEIGHT_DIMS = {"gate": "EDG", "up": "EDG", "down": "EGD"}
 
 
-class ExpertWeights(nn.Module):
+class ExpertWeights(Module):
     """A weight for each expert and, if has_bias, a bias, else None."""
 
     dims: str
@@ -125,7 +126,7 @@ class ExpertWeights(nn.Module):
         return weight, self.param(f"bias_{dims}", zeros, [self.sizes[c] for c in dims])
 
 
-class Experts(nn.Module):
+class Experts(Module):
     """The experts of a layer and their router, in place of its MLP. It sows `statistics`, and with
     a capacity router_dropped, the share of choices beyond it, in the collection "router".
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gptjax.config import schema
 from gptjax.model import embedding, layers
 from gptjax.model.attention import dispatch, scores
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 from gptjax.sharding.shapes import shaped
 
@@ -76,7 +77,7 @@ def remat_policy(names: tuple[str, ...]):
     )
 
 
-class Period(nn.Module):
+class Period(Module):
     """One period of the attention pattern, for GPT-3 a banded and a dense layer: the body that is
     scanned over depth; or the first n_layers layers of one.
     """
@@ -124,7 +125,7 @@ unstack_layers.defvjp(
 )
 
 
-class GPT(nn.Module):
+class GPT(Module):
     """The GPT trunk: tokens (B, T) -> final hidden states (B, T, D). `logits` computes the output
     distribution from them.
 
@@ -196,6 +197,8 @@ class GPT(nn.Module):
         if c.n_periods:
             period = self._period(len(c.attention))
             stacked_params = self.param("periods", lambda key: _init_periods(period, key))
+            n_stacked = jax.tree.leaves(stacked_params)[0].shape[0]
+            assert n_stacked == c.n_periods, f"parameters of {n_stacked} periods, not {c.n_periods}"
             if self.execution_policy.unroll:
                 for i, params in enumerate(unstack_layers(stacked_params)):
                     key = None if keys is None else keys[i]

@@ -19,6 +19,7 @@ from gptjax.model.attention import dispatch, scores, tree
 from gptjax.model.experts import Experts
 from gptjax.model.linear import Linear
 from gptjax.model.mlp import MLP
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 
 
@@ -32,7 +33,7 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Ar
     return jnp.where(keep_mask, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Layer normalization with biased variance, computed in float32 and returned in the input's
     dtype. The released GPT-1 and GPT-2 code has epsilon 1e-5.
     """
@@ -52,7 +53,7 @@ class LayerNorm(nn.Module):
         return y.astype(x_BTD.dtype)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """Root mean square normalization, computed in float32 with its gain and returned in the input's
     dtype. letters: the dimensions that the gain has, the last of the input.
 
@@ -84,7 +85,7 @@ def norm(c: schema.Model, name: str | None = None, **kwargs) -> nn.Module:
             assert_never(c.norm_type)
 
 
-class QKVProjection(nn.Module):
+class QKVProjection(Module):
     """Queries, keys and values, each (B, T, N, H): three matmuls with slices of one parameter.
 
     A single matmul would have to be split in three, and a TPU would pad its heads twice.
@@ -114,7 +115,7 @@ class QKVProjection(nn.Module):
         return [project(i) for i in range(3)]
 
 
-class GroupedQKVProjection(nn.Module):
+class GroupedQKVProjection(Module):
     """Queries (B, T, N, H), and keys and values (B, T, K, H) of fewer heads."""
 
     sizes: dict[str, int]
@@ -134,7 +135,7 @@ class GroupedQKVProjection(nn.Module):
         ]
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Multi-head attention: query, key and value projections, rotary positions if the layer has
     them, the pattern's attention, output projection.
 
@@ -209,7 +210,7 @@ class Attention(nn.Module):
         )(self.sharding(o_BTNH, "BTNH"))
 
 
-class Block(nn.Module):
+class Block(Module):
     """One Transformer layer. pre: x + f(norm(x)) (GPT-2, GPT-3). post: norm(x + f(x)) (GPT-1,
     Figure 1). both: x + norm(f(norm(x))) (Gemma 2).
     """

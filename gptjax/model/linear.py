@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 from flax.linen import initializers
 
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """Einsum of the input with `weight_<dims>`, plus a bias over the output dimensions that the
     input lacks, in the input's dtype.
 

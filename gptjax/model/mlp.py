@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from gptjax.config import schema
 from gptjax.config.layer import DenseMLP
 from gptjax.model.linear import Linear
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 
 
@@ -46,7 +47,7 @@ def hidden_units(mlp: DenseMLP, form: str, expand: Callable[[str], jax.Array]) -
             assert_never(mlp)
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """Feed-forward layer: d_model -> d_ff -> d_model, of the form of model.mlp."""
 
     config: schema.Model

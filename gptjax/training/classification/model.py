@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from gptjax.config import schema
 from gptjax.config.classification import ClassificationTask
 from gptjax.model import experts, gpt, layers
+from gptjax.model.module import Module
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, step
 from gptjax.training.classification import transformations
 
 
-class Head(nn.Module):
+class Head(Module):
     """The linear classifier. Its weights are initialized with a standard deviation of 0.02, like
     the model's (released train.py)."""
 
@@ -31,7 +32,7 @@ class Head(nn.Module):
         return x_BD.astype(jnp.float32) @ weight_DC + bias_C[None]
 
 
-class Classifier(nn.Module):
+class Classifier(Module):
     """The GPT and the classifier; its parameters are those of the GPT under "gpt" and those of the
     Head under "head"."""
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,16 @@ def test_more_tokens_than_the_context():
         ValueError, match="13 tokens are more than the model's context of 12: give at most 12"
     ):
         built.model.apply({"params": state.params}, jnp.zeros((1, 13), jnp.int32))
+
+
+@pytest.mark.parametrize("changes", [{"n_ctx": 10}, {"d_model": 8}, {"n_layers": 6}])
+def test_parameters_of_another_model_are_refused(changes):
+    _, built, _ = tiny.make_step(tiny.config())
+    _, other, _ = tiny.make_step(tiny.config(**changes))
+    tokens_BT = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    params = jax.eval_shape(other.model.init, jax.random.key(0), tokens_BT)
+    with pytest.raises((flax.errors.ScopeParamShapeError, AssertionError), match="shape|3 periods"):
+        jax.eval_shape(built.model.apply, params, tokens_BT)
 
 
 @pytest.mark.parametrize(
