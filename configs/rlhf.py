@@ -13,8 +13,8 @@ OpenAI's 2019 code: a value head on the policy's own states, Adam with eps 1e-5 
 correction and no clipping of gradients, a learning rate that falls linearly to 0, 4 passes over one
 minibatch, lambda 0.95, value loss weight 0.1, advantages and (but for cnndm and tldr) rewards
 whitened in the minibatch, -1 for an answer that does not end. Its queries are padded on the left;
-here prompts begin at position 0, and no padding is read. Its learning rate counts the steps before
-a step, ours the step as well."""
+here prompts begin at position 0, and no padding is read. Its learning rate of the first of n
+iterations is the whole, that of the last 1/n; ours are n/(n+1) and 1/(n+1) of it."""
 
 from gptjax.config.rlhf import (
     AdaptiveKl,

@@ -88,8 +88,8 @@ class Preferences:
     """Pairs of answers to one prompt, of which one was preferred.
 
     The data are .jsonl or .parquet files, in one of these forms:
-    pairs: `prompt`, `chosen` and `rejected`, texts or lists of messages; without `prompt`, chosen
-    and rejected are whole conversations;
+    pairs: `prompt`, `chosen` and `rejected`, texts or lists of messages; chosen and
+    rejected may be whole conversations, without `prompt` or beside it (UltraFeedback's);
     ranked: `prompt` and `completions`, the best first: every pair of them;
     hh: `chosen` and `rejected`, texts of turns that begin with "Human:" and "Assistant:", as
     HH-RLHF's.

@@ -119,7 +119,7 @@ def _list(path: str) -> Listing:
     try:
         where = parse.path(path)
     except ValueError as error:
-        raise ValueError(f"Text(path={path!r}): {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     skipped: Skipped = collections.defaultdict(set)
     if where.is_dir():
         return _select(
@@ -130,9 +130,9 @@ def _list(path: str) -> Listing:
         )
     if where.exists() or where.is_symlink() or not glob.has_magic(path):
         if not where.exists() and not where.is_symlink():
-            raise ValueError(f"Text(path={path!r}) does not exist; {FORMAT_HINT}")
+            raise ValueError(f"{path} does not exist; {FORMAT_HINT}")
         if not file_type(where)[0]:
-            raise ValueError(f"Text(path={path!r}): unknown format by its name; {FORMAT_HINT}")
+            raise ValueError(f"{path}: unknown format by its name; {FORMAT_HINT}")
         return Listing({where: stat_regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
     # Repeated ** are the same as one.
@@ -205,7 +205,7 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     )
     if not states:
         raise ValueError(
-            f"Text(path={path!r}) {nothing}{f' ({listing.remark()})' if skipped else ''}; "
+            f"{path} {nothing}{f' ({listing.remark()})' if skipped else ''}; "
             f"{FORMAT_HINT}"
         )
     return listing

@@ -204,7 +204,7 @@ class Rlhf:
     peak_lr: Positive = 5e-6
     """Highest learning rate of the policy."""
     decay: Literal["none", "linear"] = "none"
-    """The learning rate stays, or falls linearly to 0 at the end of the run."""
+    """The learning rate stays, or falls linearly to 0 after the last iteration."""
     warmup_iterations: Annotated[int, Bounds(0, 10**6)] = 10
     """Iterations in which the learning rate rises: from one tenth, with 10."""
     ema: Fraction | None = None

@@ -61,8 +61,11 @@ def resolve_config(recipe: RlhfRecipe, pretrained: Config, data: Data, n_vocab: 
         case "none":
             schedule = Constant(peak_lr=task.peak_lr, warmup_tokens=warmup_tokens)
         case "linear":
+            # 0 after the last iteration, not in it.
             schedule = Linear(
-                peak_lr=task.peak_lr, warmup_tokens=warmup_tokens, decay_tokens=total_tokens
+                peak_lr=task.peak_lr,
+                warmup_tokens=warmup_tokens,
+                decay_tokens=total_tokens + batch_tokens,
             )
     sources = data.sources if task.ptx is None or not task.ptx.sources else task.ptx.sources
     return Config(

@@ -178,8 +178,13 @@ def rank(where: str, row: dict[str, Any], form: str) -> Ranking:
             ]
             return Ranking(answers, [0, 1], [False, False])
     prompt = conversations.turn(where, "prompt", row.get("prompt", []), "user")
-    parsed = [_parse_answer(where, entry) for entry in entries]
-    return Ranking([prompt + turns for turns, _ in parsed], ranks, [ended for _, ended in parsed])
+    answers, ended = [], []
+    for entry in entries:
+        turns, is_ended = _parse_answer(where, entry)
+        # UltraFeedback's answers are whole conversations, beside the prompt.
+        answers.append(turns if prompt and turns[: len(prompt)] == prompt else prompt + turns)
+        ended.append(is_ended)
+    return Ranking(answers, ranks, ended)
 
 
 def _rank_completions(where: str, row: dict[str, Any]) -> tuple[list[Any], list[int]]:

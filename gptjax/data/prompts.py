@@ -7,33 +7,53 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import parse, rlhf
-from gptjax.data import conversations, held_out
+from gptjax.data import conversations, held_out, preferences
 from gptjax.data.conversations import Message, Template
 from gptjax.data.tokenizers.build import Tokenizer
 
-FORMS = "prompt: a text or a list of messages; messages: a list of messages"
+FORMS = "prompt: a text or messages; or a form of conversations or preferences: " + "; ".join(
+    " and ".join(columns)
+    for columns in dict.fromkeys(
+        (*conversations.FORM_COLUMNS.values(), *preferences.FORM_COLUMNS.values())
+    )
+    if "prompt" not in columns
+)
 
 
 def read(path: str, text: str) -> Iterator[tuple[str, str | list[Message]]]:
     """Yields (where it stands, prompt) for each line or row of the .jsonl and .parquet files that
-    `path` names: a text if `text` is "plain", else messages of which the last is the user's.
+    `path` names: the text of its column `prompt` if `text` is "plain", else messages of which the
+    last is the user's: of the column `prompt`, or of a conversation or preference of any form that
+    `gptjax.sft` and `gptjax.dpo` read, without the last answer.
 
     Raises ValueError, in one line, for a file that is missing or damaged and for a line that has no
     prompt."""
     for where, row in conversations.read_rows(path):
-        if "prompt" in row:
-            value = row["prompt"]
-        elif "messages" in row:
-            value = row["messages"]
-        else:
-            raise ValueError(
-                f"{where} has {', '.join(row) or 'nothing'}, which is no form of prompts ({FORMS})"
-            )
         if text == "plain":
-            yield where, conversations.text(where, "prompt", value)
+            if "prompt" not in row:
+                raise ValueError(
+                    f"{where} has no 'prompt', which plain text has: it has "
+                    f"{', '.join(row) or 'nothing'}; set task.text"
+                )
+            yield where, conversations.text(where, "prompt", row["prompt"])
             continue
-        messages = conversations.turn(where, "prompt", value, "user")
+        messages = _messages(where, row)
         yield where, messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+
+
+def _messages(where: str, row: dict[str, Any]) -> list[Message]:
+    """A prompt, or a conversation that ends with an answer to it."""
+    if "prompt" in row:
+        return conversations.turn(where, "prompt", row["prompt"], "user")
+    try:
+        if "rejected" in row:
+            return preferences.rank(where, row, preferences.recognize(where, row)).prompt
+        form = conversations.recognize(where, row)
+    except ValueError:
+        raise ValueError(
+            f"{where} has {', '.join(row) or 'nothing'}, which is no form of prompts ({FORMS})"
+        ) from None
+    return conversations.parse_row(where, row, form)
 
 
 def encode(

@@ -381,7 +381,7 @@ def test_a_text_that_is_not_there_and_two_of_them_are_refused(tmp_path):
     (tmp_path / "train-00000.tokens.npy").touch()
     (tmp_path / "a.txt").write_text("text")
     for argv, match in (
-        (("--text=nowhere.txt",), r"Text\(path='nowhere.txt'\) does not exist"),
+        (("--text=nowhere.txt",), r"nowhere\.txt does not exist"),
         (("--text=",), "an empty path"),
         (
             (f"--text={tmp_path}",),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import rlhf
+from gptjax.generate import sampling
 from gptjax.model import gpt, inference, kv_cache
 
 EVAL_STEP = 2**31 - 1  # in place of a step's number: every evaluation draws with the same keys
@@ -97,8 +98,10 @@ class Sampler:
     def _sample(self, lm, x_B1D, keys_B, i):
         """(tokens (B,), their log p (B,), whether the logits of each row are finite (B,))."""
         y_BV = inference.logits(lm, x_B1D)[:, 0] / self.task.temperature
-        keys_B = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys_B)
-        token_B = jax.vmap(jax.random.categorical)(keys_B, y_BV).astype(jnp.int32)
+        uniforms_BU = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, i), (2,)))(
+            keys_B
+        )
+        token_B = sampling.draw(y_BV, uniforms_BU)
         y_B = jnp.take_along_axis(y_BV, token_B[:, None], axis=1)[:, 0]
         log_prob_B = y_B - jax.nn.logsumexp(y_BV, axis=1)
         return token_B, log_prob_B, jnp.isfinite(log_prob_B)

@@ -31,6 +31,11 @@ FORMS = {
         "rejected": turns("", "No")[1:],
     },
     "whole conversations": {"chosen": turns("Hi", "Hello"), "rejected": turns("Hi", "No")},
+    "whole conversations beside the prompt": {
+        "prompt": "Hi",
+        "chosen": turns("Hi", "Hello"),
+        "rejected": turns("Hi", "No"),
+    },
     "ranked": {"prompt": "Hi", "completions": ["Hello", "No"]},
     "ranked messages": {
         "prompt": "Hi",

@@ -50,6 +50,34 @@ def test_frequencies_follow_the_distribution():
     )
 
 
+def test_tokens_of_any_block_are_drawn_as_often_as_their_probability_says():
+    """300 tokens, two blocks and a part of a third: chi-squared of 299 degrees of freedom."""
+    n, key = 60_000, jax.random.key(2)
+    logits = jax.random.normal(key, (1, 300)).at[0, 150].set(4.0)
+    uniforms = jax.random.uniform(key, (n, 2))
+    tokens = np.asarray(sampling.draw(jnp.tile(logits, (n, 1)), uniforms))
+    expected = n * np.asarray(jax.nn.softmax(logits[0]))
+    found = np.bincount(tokens, minlength=300)
+    assert np.sum((found - expected) ** 2 / expected) < 299 + 5 * np.sqrt(2 * 299)
+
+
+def test_a_token_without_probability_is_never_drawn():
+    """At each border between two of the 393 blocks of GPT-2's vocabulary, of which most have no
+    token of top-k, and where rounding decides."""
+    draw = np.random.default_rng(0)
+    for _ in range(4):
+        p = draw.uniform(0.1, 1, 393) * (draw.random(393) < 0.3)
+        borders = (np.cumsum(p) / p.sum())[:, None]
+        near = np.clip(borders * (1 + np.arange(-8, 9) * 2.0**-24), 0, 1 - 2.0**-23).ravel()
+        logits = jnp.repeat(jnp.log(p.astype(np.float32)), sampling.BLOCK)
+        logits = jnp.where(jnp.arange(len(logits)) % sampling.BLOCK == 5, logits, -jnp.inf)
+        uniforms = jnp.stack([near, np.zeros_like(near)], 1).astype(jnp.float32)
+        one = jax.jit(jax.vmap(lambda u, y=logits: sampling.draw(y[None], u[None])[0]))
+        tokens = np.asarray(one(uniforms))
+        assert (tokens % sampling.BLOCK == 5).all()
+        assert set(tokens // sampling.BLOCK) == set(np.flatnonzero(p))
+
+
 @pytest.mark.parametrize("temperature", [1e-3, 1e-38, 5e-324])
 def test_a_tiny_temperature_is_greedy(temperature):
     scores = jax.random.normal(jax.random.key(1), (3, 500)) * 3 + jnp.array([[0.0], [1e4], [-1e4]])
