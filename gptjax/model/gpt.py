@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import schema
-from gptjax.model import embedding, layers
+from gptjax.model import embedding, layers, linear
 from gptjax.model.attention import dispatch, scores
 from gptjax.model.module import Module
 from gptjax.sharding import rules
@@ -286,9 +286,7 @@ def logits(
     Columns of the vocabulary's padding are minus infinity. first: the token id of row 0 of
     token_VD, where that is a slice of the table.
     """
-    y_BTV = jnp.einsum(
-        "BTD,VD->BTV", x_BTD, token_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32
-    )
+    y_BTV = linear.contract(x_BTD, token_VD.astype(x_BTD.dtype), [2], [1], jnp.float32)
     y_BTV = scores.cap(y_BTV, softcap)
     return jnp.where((first + jnp.arange(token_VD.shape[0]))[None, None] < n_vocab, y_BTV, -jnp.inf)
 

@@ -232,7 +232,7 @@ def test_sampling_among_one_token_is_greedy(one_token):
 
 def test_pieces_are_the_text_and_stop_ends_it():
     m = model("one layer")
-    options = {"max_new_tokens": 16, "seed": 6}
+    options = {"max_new_tokens": 16, "seed": 52}
     text = m.generate("the ", **options)
     assert text[-1] == "\ufffd"  # the last piece: bytes that are held back until the text ends
     pieces = list(m.generate("the ", **options, stream=True))
