@@ -13,10 +13,10 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gptjax.api import LanguageModel, Run, load, make_train_step
+    from gptjax.api import LanguageModel, Run, load, load_reward_model, make_train_step
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "Run", "load", "make_train_step"]
+__all__ = ["LanguageModel", "Run", "load", "load_reward_model", "make_train_step"]
 __all__ += ["config", "configs", "train"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Modules that have a function's name: gptjax.train is the program, and gptjax.train(config) trains.

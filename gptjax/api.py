@@ -32,7 +32,7 @@ from gptjax.sharding import device_mesh, rules, xla_options
 from gptjax.training import loop, pretraining, resume, state, step
 from gptjax.training.state import TrainState
 from gptjax.weights import load as weights_load
-from gptjax.weights import open_model
+from gptjax.weights import open_model, reward_model
 
 StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -90,6 +90,18 @@ def load(
         path, assignments, log=lambda line: warnings.warn(line, stacklevel=2), checkpoint_step=step
     )
     return LanguageModel(**vars(loaded))
+
+
+def load_reward_model(path: str | Path, *assignments: str) -> reward_model.RewardModel:
+    """The reward model that a run of gptjax.reward has made, on all devices that jax has; also
+    gs://BUCKET/FOLDER.
+
+    assignments change fields of its config, as those of `load`. score_answers(conversations) are
+    the scores of their last messages. What is skipped, as a damaged checkpoint, is a warning.
+    ValueError, in one line, if there is no reward model, or if its run has not ended."""
+    return reward_model.load(
+        path, assignments=assignments, log=lambda line: warnings.warn(line, stacklevel=2)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

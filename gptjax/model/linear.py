@@ -12,7 +12,7 @@ from flax.linen import initializers
 from gptjax.model.module import Module
 from gptjax.sharding import rules
 
-FEW_ROWS = range(2, 65)
+FEW_ROWS = range(2, 129)
 
 
 def contract(

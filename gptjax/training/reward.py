@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config.chat import BeforeAndAfter, Demonstrations, Rankings
+from gptjax.generate import decode
 from gptjax.model import experts, scalar_gpt, scalar_head
 from gptjax.runtime import checksums, run_dir
 from gptjax.sharding import trees
@@ -246,8 +247,7 @@ class TextScores:
         from gptjax.sharding import rules, xla_options
 
         self._table, self._mesh = rules.PRESETS[config.mesh.sharding].activations, mesh
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._size = shards * max(1, TEXT_TOKENS // (config.model.n_ctx * shards))
+        self._shards, self._n_ctx = mesh.shape["data"] * mesh.shape["fsdp"], config.model.n_ctx
         self._fn = jax.jit(
             functools.partial(text_scores, model),
             out_shardings=_replicate(mesh),
@@ -257,16 +257,26 @@ class TextScores:
     def __call__(
         self, params: Any, rows: np.ndarray, progress: Callable[[int], None] = lambda n: None
     ) -> np.ndarray:
-        """Every batch has one shape, so that a score does not depend on the other rows. progress:
-        called with the number of rows that are done."""
+        """A text is read in batches of one shape, that of the bucket of its length, so that its
+        score does not depend on the other rows. progress: called with the number of rows that are
+        done."""
         from gptjax.sharding import rules
 
-        parts = [np.zeros(0, np.float32)]
-        for batch, n in sft.padded_batches(rows, self._size):
-            scores = self._fn(params, rules.put_on_mesh(batch, "B1", self._table, self._mesh))
-            parts.append(np.asarray(jax.device_get(scores))[:n])
-            progress(sum(map(len, parts)))
-        return np.concatenate(parts)
+        counts = (rows[:, -1] + 1).tolist()
+        lengths = np.array([decode.bucket_length(n, self._n_ctx) for n in counts])
+        scores, n_done = np.zeros(len(rows), np.float32), 0
+        for T in np.unique(lengths):
+            mine = np.flatnonzero(lengths == T)
+            size = self._shards * max(1, TEXT_TOKENS // (int(T) * self._shards))
+            texts = np.concatenate([rows[mine, :T], rows[mine, -1:]], axis=1)
+            parts = []
+            for batch, n in sft.padded_batches(texts, size):
+                put = rules.put_on_mesh(batch, "B1", self._table, self._mesh)
+                parts.append(np.asarray(jax.device_get(self._fn(params, put)))[:n])
+                n_done += n
+                progress(n_done)
+            scores[mine] = np.concatenate(parts)
+        return scores
 
 
 def find_scale(task: Rankings, params: Any, scores: np.ndarray) -> dict[str, float]:

@@ -3,6 +3,7 @@ the end of the run has given its scores.
 
     model = reward_model.load("runs/reward")  # a one-line ValueError if none is there
     model.score([[1, 2, 3], [4, 5]])  # float32 scores of texts given as ids
+    model.score_answers([messages])  # of a conversation's last answer
 """
 
 import dataclasses
@@ -75,12 +76,20 @@ class RewardModel:
     def score(
         self, texts: Sequence[Sequence[int]], progress: Callable[[int], None] = lambda n: None
     ) -> np.ndarray:
-        """Returns the scores float32 (texts,) of texts, given as ids. Every batch has one shape, so
-        that a score does not depend on the other texts. progress: called with the number of texts
-        that are done. Raises ValueError for a text that is empty or longer than the context."""
+        """Returns the scores float32 (texts,) of texts, given as ids; none depends on the other
+        texts. progress: called with the number of texts that are done. Raises ValueError for a text
+        that is empty or longer than the context."""
         rows = reward_rows.pack_texts(texts, self.config.model.n_ctx)
         with jax.set_mesh(self.mesh):
             return self._text_scores(self.params, rows, progress)
+
+    def score_answers(
+        self, chats: Sequence[Sequence[conversations.Message]]
+    ) -> np.ndarray:
+        """Returns the scores float32 (chats,) of the last messages, each an answer to those
+        before it; of plain texts these are one message of the user. Raises ValueError as
+        `encode_answer`."""
+        return self.score([self.encode_answer(messages) for messages in chats])
 
     @functools.cached_property
     def _text_scores(self) -> reward.TextScores:
