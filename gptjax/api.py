@@ -98,10 +98,13 @@ def load_reward_model(path: str | Path, *assignments: str) -> reward_model.Rewar
 
     assignments change fields of its config, as those of `load`. score_answers(conversations) are
     the scores of their last messages. What is skipped, as a damaged checkpoint, is a warning.
-    ValueError, in one line, if there is no reward model, or if its run has not ended."""
-    return reward_model.load(
-        path, assignments=assignments, log=lambda line: warnings.warn(line, stacklevel=2)
-    )
+    ValueError, in one line, if there is no reward model, or if its run has not ended.
+
+    >>> gptjax.load_reward_model("runs/smoke")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: runs/smoke is no reward model: python -m gptjax.reward --config=reward ...
+    """
+    return reward_model.load(path, assignments=assignments, log=warnings.warn)
 
 
 @dataclasses.dataclass(frozen=True)

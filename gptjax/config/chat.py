@@ -89,7 +89,7 @@ class Preferences:
 
     The data are .jsonl or .parquet files, in one of these forms:
     pairs: `prompt`, `chosen` and `rejected`, texts or lists of messages; chosen and
-    rejected may be whole conversations, without `prompt` or beside it (UltraFeedback's);
+    rejected may be whole conversations, with or without `prompt` (UltraFeedback's have it);
     ranked: `prompt` and `completions`, the best first: every pair of them;
     hh: `chosen` and `rejected`, texts of turns that begin with "Human:" and "Assistant:", as
     HH-RLHF's.

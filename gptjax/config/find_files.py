@@ -205,8 +205,7 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     )
     if not states:
         raise ValueError(
-            f"{path} {nothing}{f' ({listing.remark()})' if skipped else ''}; "
-            f"{FORMAT_HINT}"
+            f"{path} {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}"
         )
     return listing
 

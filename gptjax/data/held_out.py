@@ -19,15 +19,15 @@ def split(
     if dev is not None:
         return {"train": read(train), "dev": read(dev)}
     parts: dict[str, list] = {"train": [], "dev": []}
-    n = 0
-    for n, (where, item) in enumerate(read(train), 1):
+    for where, item in read(train):
         number = int(hashlib.sha256(key(item).encode()).hexdigest()[:15], 16)
         parts["dev" if number < dev_fraction * 16**15 else "train"].append((where, item))
+    n_rows = sum(map(len, parts.values()))
     for name, part in parts.items():
         if not part:
             raise ValueError(
-                f"{train} has {n:,} rows, of which task.dev_fraction={dev_fraction} leaves none for "
-                f"{name}: give more rows, another share, or a file with task.dev"
+                f"{train} has {n_rows:,} rows, of which task.dev_fraction={dev_fraction} leaves "
+                f"none for {name}: give more rows, another share, or a file with task.dev"
             )
     return {name: iter(part) for name, part in parts.items()}
 

@@ -181,7 +181,7 @@ def rank(where: str, row: dict[str, Any], form: str) -> Ranking:
     answers, ended = [], []
     for entry in entries:
         turns, is_ended = _parse_answer(where, entry)
-        # UltraFeedback's answers are whole conversations, beside the prompt.
+        # UltraFeedback's answers are whole conversations, although the prompt is given.
         answers.append(turns if prompt and turns[: len(prompt)] == prompt else prompt + turns)
         ended.append(is_ended)
     return Ranking(answers, ranks, ended)

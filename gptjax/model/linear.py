@@ -77,7 +77,9 @@ class Linear(Module):
         # Not einsum, which contracts N and H in alphabetical order, so that XLA on CPU transposes
         # the weight first.
         contract_dims = [c for c in dims if c in inputs]
-        x_dims, weight_dims = ([letters.index(c) for c in contract_dims] for letters in (inputs, dims))
+        x_dims, weight_dims = (
+            [letters.index(c) for c in contract_dims] for letters in (inputs, dims)
+        )
         y = self.sharding.matmul_gathered(
             lambda x, w: contract(x, w, x_dims, weight_dims, x.dtype),
             x,

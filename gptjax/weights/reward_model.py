@@ -83,9 +83,7 @@ class RewardModel:
         with jax.set_mesh(self.mesh):
             return self._text_scores(self.params, rows, progress)
 
-    def score_answers(
-        self, chats: Sequence[Sequence[conversations.Message]]
-    ) -> np.ndarray:
+    def score_answers(self, chats: Sequence[Sequence[conversations.Message]]) -> np.ndarray:
         """Returns the scores float32 (chats,) of the last messages, each an answer to those
         before it; of plain texts these are one message of the user. Raises ValueError as
         `encode_answer`."""

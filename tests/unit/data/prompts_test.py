@@ -1,4 +1,4 @@
-"""Prompts are what stands before the last answer, in every form of conversations and preferences."""
+"""Prompts are what stands before the last answer, whatever the form of a row."""
 
 import pytest
 

@@ -244,11 +244,7 @@ BAD = [
         r"cut.txt.zst is damaged or cut short \(Truncated",
     ),
     ("bad.txt.zst", b"no zstd at all", r"bad.txt.zst is damaged or cut short"),
-    (
-        "notes.md",
-        b"text",
-        r"notes.md'\): unknown format by its name; give .txt, .jsonl or .parquet",
-    ),
+    ("notes.md", b"text", r"notes.md: unknown format by its name; give .txt, .jsonl or .parquet"),
 ]
 
 
@@ -373,7 +369,7 @@ def test_files_are_looked_at_before_they_are_read(tmp_path):
 
 
 def test_absent_files_get_one_line(tmp_path):
-    refused(data.Text(path=str(tmp_path / "no.txt")), r"no.txt'\) does not exist")
+    refused(data.Text(path=str(tmp_path / "no.txt")), r"no.txt does not exist")
     refused(data.Text(path=str(tmp_path / "*.txt")), r"matches no file")
     refused(data.Text(path=str(tmp_path)), r"has no text file; give .txt, .jsonl or .parquet")
 
