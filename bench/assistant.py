@@ -45,15 +45,14 @@ MAX_LOSS = 0.03  # of the mean accuracy on choose and quiz, which RL does not tr
 MIN_QUIZ, MAX_UNKNOWN = 0.3, 0.1  # accuracy after SFT on known facts in a new wording, and unknown
 MIN_CHOOSE = 0.5  # lower end of the interval after SFT; chance is a half
 
-N_CTX, N_PIECES, BATCH_ROWS = 128, 2048, 8
-LM_STEPS, LM_LR, SFT_LR = 200, 2e-3, 1.5e-3
-SFT_ROWS, SFT_EPOCHS = 4, 3
-ANSWERS, BATCH_ANSWERS, ITERATIONS, RL_LR = 8, 128, 40, 2e-4
-PROMPT_TOKENS, ANSWER_TOKENS = 32, 16
+N_CTX, BATCH_ROWS = 128, 16
+LM_STEPS, LM_LR, SFT_LR = 300, 2e-3, 1e-3
+ANSWERS, BATCH_ANSWERS, ITERATIONS, RL_LR = 8, 128, 60, 5e-5
+PROMPT_TOKENS, ANSWER_TOKENS = 48, 28
 MORE_LR = 3e-4
 STAGES = ("lm", "sft", "rl", "more")
-N_TOKENS = {"define": 24, "translate": 32}  # of an answer; otherwise:
-SHORT = 16
+N_TOKENS = {"define": 52, "translate": 64}  # of an answer; otherwise:
+SHORT = 28
 N_SHOTS = 3
 SAMPLE_SEED = 1  # 0 draws a slur from the word list
 
@@ -72,13 +71,13 @@ def train_lm(work: Path) -> dict[str, Any]:
             "model.n_layers=6",
             "model.n_heads=8",
             "model.d_model=256",
-            f"model.n_vocab={N_PIECES}",
+            "model.n_vocab=257",
             f"model.n_ctx={N_CTX}",
             "model.positions=(Rotary(),)",
             "model.norm_type=RMSNorm()",
             "model.mlp=SwiGLU(d_ff=768)",
             "model.biases=none",
-            f"data.tokenizer=SentencePiece(n_pieces={N_PIECES})",
+            "data.tokenizer=Bytes()",
             f"data.sources=(Text(path='{work}/lm.jsonl'),)",
             f"train.batch_tokens={batch}",
             f"train.total_tokens={n}",
@@ -93,10 +92,8 @@ def train_lm(work: Path) -> dict[str, Any]:
     return {"tokens": n, "validation_loss": loss["validation_loss"]}
 
 
-def fine_tune(
-    work: Path, name: str, init: str, data: str, epochs: int, peak_lr: float
-) -> dict[str, Any]:
-    """Epochs of gptjax.sft; its run is work/NAME."""
+def fine_tune(work: Path, name: str, init: str, data: str, peak_lr: float) -> dict[str, Any]:
+    """An epoch of gptjax.sft; its run is work/NAME."""
     run(
         gptjax.sft,
         "--config=sft",
@@ -105,8 +102,8 @@ def fine_tune(
         *sets(
             f"task.train={work / data}",
             "task.dev_fraction=0.02",
-            f"task.epochs={epochs}",
-            f"task.batch_rows={SFT_ROWS}",
+            "task.epochs=1",
+            f"task.batch_rows={BATCH_ROWS}",
             f"task.peak_lr={peak_lr}",
             "task.warmup_fraction=0.05",
             "loop.every_log=20",
@@ -303,11 +300,11 @@ def main() -> None:
         "data": lambda: assistant_data.write(args.data, work),
         "lm": lambda: train_lm(work),
         "eval-lm": lambda: evaluate(work, "lm"),
-        "sft": lambda: fine_tune(work, "sft", "lm", "train.jsonl", SFT_EPOCHS, SFT_LR),
+        "sft": lambda: fine_tune(work, "sft", "lm", "train.jsonl", SFT_LR),
         "eval-sft": lambda: evaluate(work, "sft"),
         "rl": lambda: train_rl(work),
         "eval-rl": lambda: evaluate(work, "rl"),
-        "more": lambda: fine_tune(work, "more", "sft", "rl.jsonl", 1, MORE_LR),
+        "more": lambda: fine_tune(work, "more", "sft", "rl.jsonl", MORE_LR),
         "eval-more": lambda: evaluate(work, "more"),
     }
     results = run_parts(work, parts)

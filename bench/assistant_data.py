@@ -21,17 +21,17 @@ MAX_NUMBER = 50
 WORD = re.compile("[a-z]{3,7}")
 MAX_GLOSS, MAX_SENTENCE = 50, 60  # characters
 N_TRAIN = {
-    "add": 4000,
-    "reverse": 2500,
-    "count": 1200,
-    "letter": 1500,
-    "capitals": 800,
-    "plural": 1000,
-    "sort": 1500,
+    "add": 8000,
+    "reverse": 8000,
+    "count": 4000,
+    "letter": 6000,
+    "capitals": 4000,
+    "plural": 4000,
+    "sort": 6000,
     "choose": 600,
-    "quiz": 1500,
-    "define": 400,
-    "translate": 250,
+    "quiz": 2500,
+    "define": 150,
+    "translate": 100,
 }
 N_HELD_OUT = 150  # of each task; of define and translate, whose answers are long:
 N_LONG = 75
