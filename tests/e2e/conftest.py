@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from gptjax.report import events, loss_plot
+from gptjax.report import events, loss_plot, reward_plot
 from gptjax.sharding import device_mesh
 from gptjax.training import loop, pretraining, resume
-from tests import short_run
+from tests import short_run, tiny
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,17 @@ def _without_samples_and_pictures(patch):
         "_make_figure",
         lambda *args: SimpleNamespace(savefig=lambda path, dpi: path.write_bytes(b"")),
     )
+
+
+@pytest.fixture(scope="module")
+def lean():
+    """One device, whose programs compile sooner than those for eight, and no pictures: for a whole
+    module, `pytestmark = pytest.mark.usefixtures("lean")`."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.limit_devices(patch, 1)
+        patch.setattr(loss_plot, "draw", lambda run: run)
+        patch.setattr(reward_plot, "draw", lambda run: run)
+        yield patch
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def trained(text, directory, *changes):
         "data.validation=Tail(fraction=0.1)",
         "train.batch_tokens=1024",
         "train.steps=6",
+        "model.n_layers=1",
     ]
     assert (
         train.main(

@@ -27,11 +27,7 @@ from tests.e2e.sft_test import set_flags
 WORDS = {"good": 2, "fine": 1, "dull": -1, "bad": -2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.limit_devices(patch, 1)
-        yield
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def write(path, rows):
@@ -56,6 +52,7 @@ def folder(tmp_path_factory):
     write(folder / "d.jsonl", [{"prompt": p, "completion": c} for p, c in demonstrations])
     (folder / "text.txt").write_text("film good bad fine dull. " * 300)
     flags = ["model.n_ctx=40", "train.batch_tokens=320", "train.steps=3", "model.tied_output=False"]
+    flags += ["model.n_layers=1"]
     flags += [f"data.sources=Text(path='{folder / 'text.txt'}')", "data.validation=Tail()"]
     assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *set_flags(flags)]) == 0
     return folder

@@ -3,7 +3,6 @@ the same numbers, and what cannot be is one line."""
 
 import json
 import math
-import shutil
 
 import jax
 import numpy as np
@@ -14,8 +13,8 @@ from gptjax import reward as reward_program
 from gptjax import rlhf, sft, train
 from gptjax.data.prompts import PromptRows
 from gptjax.data.tokenizers.build import ByteTokenizer
-from gptjax.report import events
-from gptjax.runtime.run_dir import load_config
+from gptjax.report import events, reward_plot
+from gptjax.runtime import checksums, run_dir
 from gptjax.training.rlhf import dataset, program
 from gptjax.weights import load, reward_model
 from tests import tiny
@@ -26,11 +25,8 @@ RECORDED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.limit_devices(patch, 1)
-        yield
+pytestmark = pytest.mark.usefixtures("lean")
+draw_reward = reward_plot.draw
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,7 @@ def folder(tmp_path_factory):
         "def ends(prompts, answers):\n    raise SystemExit(0)\n"
         "def words(prompts, answers):\n    return ['a'] * len(answers)\n"
     )
-    flags = ["model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
+    flags = ["model.n_layers=1", "model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
     flags += [f"data.sources=Text(path='{folder / 'text.txt'}')", "data.validation=Tail()"]
     assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *set_flags(flags)]) == 0
     flags = [f"task.train={folder / 'c.jsonl'}", "task.batch_rows=4", "task.peak_lr=0.02"]
@@ -130,7 +126,8 @@ def test_the_reward_rises_and_an_interrupted_run_goes_on_to_the_same_numbers(fol
     assert first == second
 
 
-def test_text_mixed_in_and_a_running_mean_are_of_the_result(folder, capsys):
+def test_text_mixed_in_and_a_running_mean_are_of_the_result(folder, monkeypatch):
+    monkeypatch.setattr(reward_plot, "draw", draw_reward)
     flags = ["task.ptx=Ptx(rows_per_answer=2)", "task.ema=0.5", "task.episodes=32"]
     assert rlhf.main(arguments(folder, "ptx", *flags)) == 0
     steps, evaluations = records(folder, "ptx")
@@ -153,7 +150,7 @@ def test_other_advantages_and_plain_text(folder, advantage):
     steps, _ = records(folder, run)
     assert len(steps) == 2 and steps[0]["length"] == 8 and 0 < steps[0]["no_ending"] <= 1
     if "answers" in advantage:  # each prompt is there four times
-        prompts = PromptRows(load_config(folder / run).task, ByteTokenizer(), None, print)
+        prompts = PromptRows(run_dir.load_config(folder / run).task, ByteTokenizer(), None, print)
         rows = dataset.RlhfDataset(prompts, 0, None, 0)
         numbers = [rows.row(i)[1:].tolist() for i in range(8)]
         assert numbers[0] == numbers[3] != numbers[4] == numbers[7]
@@ -209,13 +206,8 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     init_sft = ["--config=sft", f"--init={folder / 'sft'}", f"--run_dir={folder / 'chosen'}"]
     assert sft.main([*init_sft, *set_flags([*flags_sft, "task.choose.answer_tokens=8"])]) == 0
     assert records(folder, "chosen")[1][0]["validation_score"] != 0
-    rows = [{"prompt": f"{i} red", "completions": ["sea", "red"]} for i in range(40)]
-    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert reward_program.main([*init[:2], f"--run_dir={folder / 'rm2'}", *set_flags(
-        [f"task.train={folder / 'r.jsonl'}", "task.batch_rows=8"]
-    )]) == 0  # fmt: skip
-    shutil.rmtree(folder / "rm")
-    shutil.move(folder / "rm2", folder / "rm")
+    chosen = folder / "rm" / run_dir.CHOSEN
+    checksums.save(chosen, checksums.read(chosen) | {"bias": 3.0})
     with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
         rlhf.main(arguments(folder, "learned", *flags))
 

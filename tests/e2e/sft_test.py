@@ -12,14 +12,9 @@ from gptjax import dpo, sft, train
 from gptjax.report import events
 from gptjax.runtime import run_dir
 from gptjax.weights import open_model
-from tests import tiny
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.limit_devices(patch, 1)
-        yield
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def folder(tmp_path_factory):
     for name, part in {"c": rows, "dev": dev}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (folder / "text.txt").write_text("red sea. " * 500)
-    flags = ["model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
+    flags = ["model.n_layers=1", "model.n_ctx=32", "train.batch_tokens=256", "train.steps=3"]
     flags += [f"data.sources=Text(path='{folder / 'text.txt'}')", "data.validation=Tail()"]
     assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *set_flags(flags)]) == 0
     return folder

@@ -38,6 +38,7 @@ def command(corpus, run, *more):
         f"data.sources=Text(path='{corpus}')",
         f"train.steps={STEPS}",
         "train.total_tokens=1e6",
+        "model.n_layers=1",
         "loop.every_save=15",
         "loop.every_eval=30",
     ]
