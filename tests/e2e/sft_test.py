@@ -13,7 +13,6 @@ from gptjax.report import events
 from gptjax.runtime import run_dir
 from gptjax.weights import open_model
 
-
 pytestmark = pytest.mark.usefixtures("lean")
 
 

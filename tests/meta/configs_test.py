@@ -1,6 +1,7 @@
 """Every registered config and every point of a sweep builds, from the schedule of its batches to
 the shapes of the model; the 175B one included."""
 
+import functools
 import json
 import math
 
@@ -49,10 +50,17 @@ def test_its_batches_cover_its_tokens(config: Config, shards):
         assert rows <= max(limit, shards) and rows % shards == 0 and batches.rows(step) % rows == 0
 
 
+@functools.cache
+def net_and_shapes(model, compute):
+    """(the model as on a TPU, the shapes of its parameters)."""
+    net = gpt.GPT(model, gpt.execution_policy(compute, "tpu"))
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    return net, jax.eval_shape(lambda: net.init(jax.random.key(0), tokens_BT))
+
+
 @every_config
 def test_its_model_has_the_parameters_that_are_counted(config: Config):
-    net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    _, shapes = net_and_shapes(config.model, config.compute)
     assert sum(
         math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)
     ) == count.padded_parameters(config.model)
@@ -60,11 +68,11 @@ def test_its_model_has_the_parameters_that_are_counted(config: Config):
 
 @every_config
 def test_its_forward_pass_has_a_shape(config: Config):
-    net = gpt.GPT(config.model, gpt.execution_policy(config.compute, "tpu"))
+    net, params = net_and_shapes(config.model, config.compute)
     tokens = jax.ShapeDtypeStruct((1, config.model.n_ctx), jnp.int32)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    keys = {"dropout": jax.random.key(1)}
     hidden = jax.eval_shape(
-        lambda tokens: net.init_with_output(keys, tokens, None, True)[0], tokens
+        lambda params, tokens: net.apply(params, tokens, None, True, rngs=keys), params, tokens
     )
     assert (
         hidden.shape == (1, config.model.n_ctx, config.model.d_model)
@@ -77,8 +85,7 @@ def test_every_point_of_a_sweep_builds(name):
     points = expand(registry.sweep(name))
     assert [point.error for point in points if point.config is None] == []
     for model in {point.config.model for point in points if point.config is not None}:
-        net = gpt.GPT(model, gpt.execution_policy(registry.config("smoke").compute, "tpu"))
-        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))  # noqa: B023
+        _, shapes = net_and_shapes(model, registry.config("smoke").compute)
         assert sum(
             math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)
         ) == count.padded_parameters(model)

@@ -13,18 +13,27 @@ from gptjax import sweep as program
 from gptjax import train
 from gptjax.config import schema, sweep
 from gptjax.distributed import processes
-from gptjax.report import console, events
+from gptjax.report import console, events, loss_plot
 from gptjax.sweeps import local_runner, run_status, vmapped_runs
 from gptjax.training import checkpoint, pretraining
 from gptjax.weights import load
-from tests import short_run
+from tests import short_run, tiny
 from tests.outcomes import expand
 
-SETS = ("train.steps=4", "loop.every_eval=2", "loop.every_log=100", "model.dropout.residual=0.1")
+SETS = (
+    "model.n_layers=1",
+    "train.steps=4",
+    "loop.every_eval=2",
+    "loop.every_log=100",
+    "model.dropout.residual=0.1",
+)
 
 
 @pytest.fixture(autouse=True)
-def no_samples(monkeypatch):
+def lean(monkeypatch):
+    """One device, no samples, no pictures."""
+    tiny.limit_devices(monkeypatch, 1)
+    monkeypatch.setattr(loss_plot, "draw", lambda run: run)
     monkeypatch.setattr(pretraining.PretrainingObjective, "generate_samples", lambda *args: [])
 
 

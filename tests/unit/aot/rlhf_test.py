@@ -12,7 +12,7 @@ import pytest
 
 from gptjax import plan
 from gptjax.aot import rlhf, rlhf_cost
-from gptjax.config import count, overrides
+from gptjax.config import count, overrides, schema
 from gptjax.configs import registry
 from gptjax.model import inference
 from gptjax.sharding import chips, rules
@@ -25,14 +25,15 @@ Q = 8  # tokens of a prompt
 
 
 def config(**mesh):
-    """A policy of 2 layers with separate value function, running mean and text."""
+    """A policy of a layer with separate value function, running mean and text."""
     task = ["task.prompt_tokens=8", "task.answer_tokens=4", "task.batch_rows=16"]
     task += ["task.minibatches=2", "task.episodes=64", "task.ptx=Ptx(rows_per_answer=2)"]
     task += ["microbatch_rows=4"]
     recipe = overrides.override(registry.rlhf_recipe("instructgpt_ppo_ptx"), *task)
     changes = {"mesh": mesh, "compute": {"dtype": "bfloat16"}}
-    base = tiny.replace_parts(tiny.config(n_layers=2), **changes)
-    reward = tiny.config(n_layers=2, d_model=8, n_heads=2)
+    one_layer = {"n_layers": 1, "attention": (schema.Dense(),)}
+    base = tiny.replace_parts(tiny.config(**one_layer), **changes)
+    reward = tiny.config(**one_layer, d_model=8, n_heads=2)
     reward_config = tiny.replace_parts(reward, compute={"dtype": "bfloat16"})
     return rlhf.resolve_config(recipe, base), reward_config
 
@@ -167,7 +168,7 @@ def planned():
         patch.setattr(rlhf, "compile_iteration", keep)
         patch.setattr("builtins.print", lambda *given, **_: printed.append(given[0]))
         sets = ["task.prompt_tokens=128", "task.answer_tokens=128", "task.batch_rows=64"]
-        sets += ["model.n_ctx=256", "model.n_layers=2", "microbatch_rows=8"]
+        sets += ["model.n_ctx=256", "model.n_layers=1", "microbatch_rows=8"]
         flags = ["--config=smoke", "--rlhf=instructgpt_ppo_ptx", "--topology=v5p-8", "--json"]
         status = plan.main([*flags, *(part for text in sets for part in ("--set", text))])
     return json.loads(printed[-1]), kept[0], status
