@@ -21,12 +21,12 @@ EVERY_PATTERN = {type(p).__name__: p for p in PATTERNS}
 
 
 def config(rows: int = 8, **changes) -> schema.Config:
-    """4 layers alternating as in GPT-3, 4 heads, 16 wide, 64 ids, context 12, batches of `rows`;
-    `changes` go to the model."""
+    """2 layers, banded and dense as in GPT-3, 4 heads, 16 wide, 64 ids, context 12, batches of
+    `rows`; `changes` go to the model."""
     model = schema.Model(
         **(
             {
-                "n_layers": 4,
+                "n_layers": 2,
                 "n_heads": 4,
                 "d_model": 16,
                 "n_vocab": 61,

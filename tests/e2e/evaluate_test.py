@@ -19,6 +19,8 @@ from gptjax.evals import score_table
 from gptjax.model import gpt
 from gptjax.weights import open_model
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
@@ -42,7 +44,13 @@ def there(tmp_path_factory):
             for n in range(8)
         ),
     )
-    sets = ["model.n_ctx=64", "train.batch_tokens=512", "train.steps=3", "loop.every_sample=None"]
+    sets = [
+        "model.n_layers=1",
+        "model.n_ctx=64",
+        "train.batch_tokens=512",
+        "train.steps=3",
+        "loop.every_sample=None",
+    ]
     assert (
         train.main(
             [

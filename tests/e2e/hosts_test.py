@@ -19,6 +19,15 @@ STEPS = 16
 PROGRAM = ["-m", "gptjax.train"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_compilation_cache():
+    """A kill may tear its entries; and processes that took a program of two from it restored
+    parameters with other digests than those that they had saved."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
@@ -27,11 +36,13 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture
-def start(text, monkeypatch):
+def start(text):
     """start(run, processes, *changes, only={process: changes}, program=...): a rehearsal on four
     devices in all, to be entered."""
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # a kill may tear its entries
-    return lambda run, processes, *changes, **more: begun(text, run, processes, *changes, **more)
+    changes = ("loop.every_sample=None",)
+    return lambda run, processes, *more, **given: begun(
+        text, run, processes, *changes, *more, **given
+    )
 
 
 def begun(text, run, processes, *changes, only=None, program=None, cwd=None):

@@ -69,15 +69,13 @@ def test_its_model_has_the_parameters_that_are_counted(config: Config):
 @every_config
 def test_its_forward_pass_has_a_shape(config: Config):
     net, params = net_and_shapes(config.model, config.compute)
-    tokens = jax.ShapeDtypeStruct((1, config.model.n_ctx), jnp.int32)
+    T = min(config.model.n_ctx, 8192)  # the masks of longer ones take seconds
+    tokens = jax.ShapeDtypeStruct((1, T), jnp.int32)
     keys = {"dropout": jax.random.key(1)}
     hidden = jax.eval_shape(
         lambda params, tokens: net.apply(params, tokens, None, True, rngs=keys), params, tokens
     )
-    assert (
-        hidden.shape == (1, config.model.n_ctx, config.model.d_model)
-        and hidden.dtype == jnp.bfloat16
-    )
+    assert hidden.shape == (1, T, config.model.d_model) and hidden.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("name", registry.sweep_names())

@@ -216,7 +216,7 @@ def test_an_export_is_read_by_transformers_and_comes_back_the_same(name, tmp_pat
 
 
 def test_a_model_that_no_family_has_is_not_exported(tmp_path):
-    c = tiny.config(positions=(schema.Rotary(),))
+    c = tiny.config(n_layers=4, positions=(schema.Rotary(),))
     with pytest.raises(ValueError, match=r"model.positions=\(Rotary.*cannot be exported"):
         export_hf.save(tmp_path, c, {}, build.ByteTokenizer())
     assert not list(tmp_path.iterdir())

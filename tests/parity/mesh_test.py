@@ -55,7 +55,7 @@ def curve(c, n_devices, microbatches):
 
 @pytest.fixture(scope="module")
 def one_device():
-    return curve(config(), 1, microbatches=False)
+    return curve(config(compute={"scan_layers": True}), 1, microbatches=False)
 
 
 @pytest.mark.parametrize("name", MESHES)

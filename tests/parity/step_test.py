@@ -1,11 +1,15 @@
 """Scan or unrolled, rematerialised or not, one batch or many microbatches: the same step."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from gptjax.config import schema
 from tests import tiny
+
+config = functools.partial(tiny.config, n_layers=4)  # two periods
 
 
 def losses_and_params(c, microbatches=1, steps=3, end_of_text=None):
@@ -30,7 +34,7 @@ def assert_same(a, b, rtol=2e-5):
 
 @pytest.fixture(scope="module")
 def reference():
-    return losses_and_params(tiny.config())
+    return losses_and_params(config())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def reference():
 def test_layers_and_remat(reference, scan_layers, remat):
     assert_same(
         losses_and_params(
-            tiny.replace_parts(tiny.config(), compute={"scan_layers": scan_layers, "remat": remat})
+            tiny.replace_parts(config(), compute={"scan_layers": scan_layers, "remat": remat})
         ),
         reference,
     )
@@ -54,7 +58,7 @@ def test_layers_and_remat(reference, scan_layers, remat):
 
 @pytest.mark.parametrize("microbatches", [2, 8])
 def test_microbatches_are_one_batch(reference, microbatches):
-    c = tiny.config()
+    c = config()
     mesh, step, state = tiny.make_step(c)
     run = jax.jit(step)
     losses = []
@@ -70,7 +74,7 @@ def test_microbatches_are_one_batch(reference, microbatches):
 
 
 def test_host_driven_microbatches_are_the_step():
-    c = tiny.config(dropout=schema.Dropout(residual=0.1), n_layers=2)
+    c = tiny.config(dropout=schema.Dropout(residual=0.1))
     mesh, step, state = tiny.make_step(c)
     rows = tiny.random_tokens(c, 4, 2)
     with jax.set_mesh(mesh):
@@ -87,6 +91,6 @@ def test_host_driven_microbatches_are_the_step():
 
 
 def test_bfloat16_is_near_float32(reference):
-    found, _ = losses_and_params(tiny.replace_parts(tiny.config(), compute={"dtype": "bfloat16"}))
+    found, _ = losses_and_params(tiny.replace_parts(config(), compute={"dtype": "bfloat16"}))
     np.testing.assert_allclose(found, reference[0], rtol=0.02)
     assert found != reference[0]

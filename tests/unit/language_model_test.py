@@ -35,7 +35,7 @@ TEXT = "the first, the second and the third"
 @functools.cache
 def model(kind: str = "every pattern") -> LanguageModel:
     """A random model of bytes (config.name is its kind), whose logits are far from uniform."""
-    c = tiny.config(n_vocab=257, n_ctx=N_CTX, **KINDS[kind])
+    c = tiny.config(n_vocab=257, n_ctx=N_CTX, **{"n_layers": 4} | KINDS[kind])
     c = dataclasses.replace(c, name=kind)
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     train_step = step.build(c, "cpu", mesh, None)

@@ -96,7 +96,7 @@ def test_the_shape_tree_is_what_the_model_creates(name):
     {"mlp": schema.Experts(n_experts=4, top_k=2, expert=schema.GeGLU(d_ff=8)), "biases": "none"},
 ], ids=str)  # fmt: skip
 def test_the_shape_tree_of_other_forms(changes):
-    model = tiny.config(**changes).model
+    model = tiny.config(**{"n_layers": 4} | changes).model
     assert leaves(model) == expected_leaves(model)
     assert count.padded_parameters(model) == sum(
         functools.reduce(lambda a, b: a * b, shape, 1) for shape in leaves(model).values()

@@ -34,7 +34,7 @@ FORMS = {
 
 def config(mesh=MESHES["one device"], expert=SWIGLU, biases="all", **changes):
     form = schema.Experts(**{"n_experts": 8, "top_k": 2, "expert": expert} | changes)
-    model = {"mlp": form, "biases": biases, "n_layers": 2, "attention": (schema.Dense(),)}
+    model = {"mlp": form, "biases": biases, "n_layers": 1, "attention": (schema.Dense(),)}
     return dataclasses.replace(tiny.config(**model), mesh=mesh)
 
 
@@ -66,7 +66,7 @@ def dense_loop(m, params, x_BTD, train):
 
 def value_and_gradients(fn, params, x_BTD):
     """A weighted sum of the outputs, and its gradients in the parameters and in x."""
-    weights = jax.random.normal(jax.random.key(5), x_BTD.shape)
+    weights = np.random.default_rng(5).normal(size=x_BTD.shape).astype(np.float32)
     return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(weights * fn(p, x)), argnums=(0, 1)))(
         params, x_BTD
     )
@@ -81,6 +81,16 @@ def random_params(c, x_BTD):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x_BTD, False)["params"])
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda p: 0.3 * draw.normal(size=p.shape).astype(np.float32), shapes)
+
+
+@functools.cache
+def loop_over_all(form):
+    """(parameters, inputs, value and gradients of the loop over all experts)."""
+    c = config(**FORMS[form])
+    x_BTD = np.random.default_rng(1).normal(size=(8, 12, 16)).astype(np.float32)
+    params = random_params(c, x_BTD)
+    expected = value_and_gradients(lambda p, x: dense_loop(c.model, p, x, True), params, x_BTD)
+    return params, x_BTD, jax.device_get(expected)
 
 
 def test_no_device_holds_the_whole_sum_of_a_weight_gradient():
@@ -117,15 +127,11 @@ def test_outputs_and_gradients_are_those_of_a_loop_over_all_experts(form, mesh):
     module = experts.Experts(
         c.model, 0.02, rules.Sharding(rules.for_config(c, device_mesh), device_mesh)
     )
-    x_BTD = jax.random.normal(jax.random.key(1), (8, 12, 16))
-    params = random_params(c, x_BTD)
+    params, x_BTD, (expected, expected_gradients) = loop_over_all(form)
     with jax.set_mesh(device_mesh):
         value, gradients = value_and_gradients(
             lambda p, x: module.apply({"params": p}, x, True), params, x_BTD
         )
-    expected, expected_gradients = value_and_gradients(
-        lambda p, x: dense_loop(c.model, p, x, True), params, x_BTD
-    )
     assert float(value) == pytest.approx(float(expected), abs=3e-4)
     jax.tree.map(near, gradients, expected_gradients)
 
@@ -216,7 +222,9 @@ def test_losses_and_statistics_by_hand():
 
 def run_step(scan_layers, **changes):
     c = config(**changes)
-    c = dataclasses.replace(c, compute=schema.Compute(scan_layers=scan_layers))
+    c = tiny.replace_parts(
+        c, model={"n_layers": 1 + scan_layers}, compute={"scan_layers": scan_layers}
+    )
     _, built, state = tiny.make_step(c)
     return jax.jit(built)(state, tiny.random_tokens(c, 2, 4), 2)
 

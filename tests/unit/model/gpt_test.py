@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import flax
 import jax
@@ -10,9 +11,11 @@ from gptjax.config import schema
 from gptjax.model import gpt, layers
 from tests import tiny
 
+config = functools.partial(tiny.config, n_layers=4)  # two periods
+
 
 def test_more_tokens_than_the_context():
-    _, built, state = tiny.make_step(tiny.config())
+    _, built, state = tiny.make_step(config())
     with pytest.raises(
         ValueError, match="13 tokens are more than the model's context of 12: give at most 12"
     ):
@@ -21,8 +24,8 @@ def test_more_tokens_than_the_context():
 
 @pytest.mark.parametrize("changes", [{"n_ctx": 10}, {"d_model": 8}, {"n_layers": 6}])
 def test_parameters_of_another_model_are_refused(changes):
-    _, built, _ = tiny.make_step(tiny.config())
-    _, other, _ = tiny.make_step(tiny.config(**changes))
+    _, built, _ = tiny.make_step(config())
+    _, other, _ = tiny.make_step(config(**changes))
     tokens_BT = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     params = jax.eval_shape(other.model.init, jax.random.key(0), tokens_BT)
     with pytest.raises((flax.errors.ScopeParamShapeError, AssertionError), match="shape|3 periods"):
@@ -49,7 +52,7 @@ def test_auto_is_resolved_by_platform(compute, platform, dtype, unroll):
 
 def test_initial_weights_have_the_configs_deviations():
     init = schema.Init(weight=0.02, token=0.03, position=0.01, residual="depth_scaled")
-    c = tiny.config(d_model=128, n_ctx=96, n_vocab=512, init=init, n_layers=8)
+    c = config(d_model=128, n_ctx=96, n_vocab=512, init=init, n_layers=8)
     _, _, state = tiny.make_step(c)
     block = state.params["periods"]["block_1"]
     expected = {
@@ -77,7 +80,7 @@ def test_initial_weights_have_the_configs_deviations():
 def test_post_norm_is_as_in_gpt1():
     """norm(x + f(x)), no final norm: every row of the output has mean 0 and variance 1 at the
     initial gains."""
-    c = tiny.config(norm="post")
+    c = config(norm="post")
     _, built, state = tiny.make_step(c)
     assert "norm" not in state.params
     x_BTD = jax.jit(built.model.apply)({"params": state.params}, jnp.zeros((1, 5), jnp.int32))
@@ -95,7 +98,7 @@ def test_dropout_masks_differ_by_layer(monkeypatch):
         return x
 
     monkeypatch.setattr(layers, "dropout", noted)
-    c = tiny.config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
+    c = config(n_layers=3, attention=(schema.Dense(),), dropout=schema.Dropout(residual=0.1))
     _, built, state = tiny.make_step(c)
     built.model.apply(
         {"params": state.params},
@@ -108,7 +111,7 @@ def test_dropout_masks_differ_by_layer(monkeypatch):
 
 def test_unrolled_and_scanned_periods_agree():
     """With weights of a size at which the order of layers matters."""
-    c = tiny.config()
+    c = config()
     _, built, state = tiny.make_step(tiny.replace_parts(c, compute={"scan_layers": True}))
     params = state.params | {"periods": jax.tree.map(lambda x: 10 * x, state.params["periods"])}
     policies = [

@@ -44,10 +44,10 @@ def differences(step, params, reference_log_p, which):
 
 
 def moved(params, seed=3):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noise = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noise)
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: x + 0.1 * draw.normal(size=x.shape).astype(np.float32), jax.device_get(params)
+    )
 
 
 def rows_with_reference(step, params, which):

@@ -55,7 +55,8 @@ def random(model: schema.Model, seed: int = 0):
 
 def config(kind: str) -> schema.Config:
     model = dataclasses.replace(
-        tiny.config(n_vocab=TEXT.n_vocab, **MODELS[kind]).model, init=schema.Init()
+        tiny.config(n_vocab=TEXT.n_vocab, **{"n_layers": 4} | MODELS[kind]).model,
+        init=schema.Init(),
     )
     return dataclasses.replace(tiny.config(), model=model)
 
@@ -301,7 +302,7 @@ def test_files_that_are_not_there_or_damaged(tmp_path):
     ],
 )
 def test_what_hugging_face_does_not_have_is_refused(tmp_path, changes, said):
-    c = tiny.config(**changes)
+    c = tiny.config(**{"n_layers": 4} | changes)
     with pytest.raises(ValueError, match=said):
         export_hf.save(tmp_path, c, None, TEXT)
     assert not list(tmp_path.iterdir())

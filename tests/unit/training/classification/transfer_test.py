@@ -22,7 +22,7 @@ PATTERNS = {"one layer a period": (schema.Dense(),), "two": tiny.GPT3}
 @functools.cache  # drawing them takes longer than the tests
 def pair(norm="pre", attention=tiny.GPT3):
     """(new model, new parameters, old parameters): more ids, a shorter context."""
-    old = tiny.config(norm=norm, attention=attention).model
+    old = tiny.config(norm=norm, attention=attention, n_layers=4).model
     new = dataclasses.replace(old, n_vocab=N_VOCAB + N_SPECIAL_TOKENS, n_ctx=8)
 
     def drawn(model, seed):

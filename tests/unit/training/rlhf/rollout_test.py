@@ -1,6 +1,8 @@
 """Rollouts are samples of the policy's own distribution, with the log p that the training forward
 gives them; they depend on nothing but parameters, prompts and keys."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,16 @@ import pytest
 
 from gptjax.config import rlhf
 from gptjax.training.rlhf import rollout
+from tests import tiny
 from tests.unit.training.rlhf.step_test import Q, S, make_step, moved, place, task, whole_log_probs
 
 STOP = 60
+MODEL = {"n_layers": 2, "attention": tiny.GPT3}
 
 
 @pytest.fixture(scope="module")
 def policy():
-    _, step, state = make_step(task(temperature=0.7))
+    _, step, state = make_step(task(temperature=0.7), **MODEL)
     return step, moved(state.params, 1, by=0.3)
 
 
@@ -26,9 +30,14 @@ def prompts(n=64, seed=0):
     return np.where(np.arange(Q)[None] < lengths[:, None], tokens, 0), lengths
 
 
+@functools.cache
+def jit_sampler(task, model, stop):
+    return jax.jit(rollout.Sampler(task, model, stop))
+
+
 def sample(policy, tokens, lengths, keys, stop=STOP):
     step, params = policy
-    return jax.jit(rollout.Sampler(step.task, step.model, stop))(params, tokens, lengths, keys)
+    return jit_sampler(step.task, step.model, stop)(params, tokens, lengths, keys)
 
 
 def test_log_p_of_the_sampler_is_that_of_the_training_forward(policy):
@@ -77,7 +86,7 @@ def test_eight_devices_sample_what_one_does(policy):
     keys = rollout.row_keys(0, 3, 0, 16)
     one = sample(policy, tokens, lengths, keys)
     sizes = {"fsdp": 4, "tensor": 2, "sharding": "fsdp_tensor"}
-    mesh, step, state = make_step(task(temperature=0.7), 8, sizes)
+    mesh, step, state = make_step(task(temperature=0.7), 8, sizes, **MODEL)
     with jax.set_mesh(mesh):
         params = moved(state.params, 1, by=0.3)
         eight = sample((step, params), place(mesh, tokens), place(mesh, lengths), keys)

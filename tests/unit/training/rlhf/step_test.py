@@ -27,9 +27,9 @@ def task(**changes):
     return rlhf.Rlhf(**(usual | changes))
 
 
-def make_step(spec, n_devices=1, mesh=None):
+def make_step(spec, n_devices=1, mesh=None, **model):
     layer = {"n_layers": 1, "attention": (schema.Banded(window=3),)}
-    c = dataclasses.replace(tiny.config(n_ctx=N_CTX, **layer), task=spec)
+    c = dataclasses.replace(tiny.config(n_ctx=N_CTX, **layer | model), task=spec)
     c = tiny.replace_parts(c, mesh=mesh or {})
     mesh = tiny.MAKE_MESH(c.mesh, jax.devices()[:n_devices])
     base = train_step.build(c, "cpu", mesh, None)
