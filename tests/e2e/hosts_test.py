@@ -21,8 +21,8 @@ PROGRAM = ["-m", "gptjax.train"]
 
 @pytest.fixture(scope="module", autouse=True)
 def no_compilation_cache():
-    """A kill may tear its entries; and processes that took a program of two from it restored
-    parameters with other digests than those that they had saved."""
+    """A kill may tear its entries. With a copy of one a rerun once took a checkpoint for damaged:
+    its optimizer state had another digest. That was seen once, and not again without kills."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         yield
