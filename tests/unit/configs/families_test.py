@@ -48,7 +48,8 @@ def test_active_parameters_are_those_of_the_model_card(name, billions):
 def test_a_token_costs_the_flops_of_its_experts():
     def flops(**changes):
         sizes = {"n_experts": 8, "top_k": 2, "expert": schema.SwiGLU(d_ff=10)} | changes
-        return count.forward_flops_per_token(tiny.config(mlp=schema.Experts(**sizes)).model)
+        config = tiny.config(n_layers=4, mlp=schema.Experts(**sizes))
+        return count.forward_flops_per_token(config.model)
 
     assert flops(top_k=3) - flops() == 4 * 2 * 3 * 16 * 10  # layers, twice, matrices, sizes
     assert flops(n_experts=9) - flops() == 4 * 2 * 16  # the router
