@@ -86,9 +86,7 @@ def load(
         arguments.check_int("step", step, 0, 2**31 - 1)
     if dtype is not None:
         assignments = (*assignments, f"compute.dtype={dtype}")
-    loaded = open_model.open_model(
-        path, assignments, log=lambda line: warnings.warn(line, stacklevel=2), checkpoint_step=step
-    )
+    loaded = open_model.open_model(path, assignments, log=warnings.warn, checkpoint_step=step)
     return LanguageModel(**vars(loaded))
 
 

@@ -45,14 +45,15 @@ def _messages(where: str, row: dict[str, Any]) -> list[Message]:
     """A prompt, or a conversation that ends with an answer to it."""
     if "prompt" in row:
         return conversations.turn(where, "prompt", row["prompt"], "user")
+    forms = preferences if "rejected" in row else conversations
     try:
-        if "rejected" in row:
-            return preferences.rank(where, row, preferences.recognize(where, row)).prompt
-        form = conversations.recognize(where, row)
+        form = forms.recognize(where, row)
     except ValueError:
         raise ValueError(
             f"{where} has {', '.join(row) or 'nothing'}, which is no form of prompts ({FORMS})"
         ) from None
+    if forms is preferences:
+        return preferences.rank(where, row, form).prompt
     return conversations.parse_row(where, row, form)
 
 

@@ -12,6 +12,7 @@ NONE = -1  # in place of a token if a row's logits are NaN or infinite
 # Temperatures that float32 can represent, as well as their inverses, by which a compiler may
 # multiply instead.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 2.0**-120, 2.0**120
+BLOCK = 128  # tokens; `draw`
 
 
 @record
@@ -77,9 +78,6 @@ def sample(logits_BV: jax.Array, params: SamplingParams, key: jax.Array) -> jax.
         uniforms_BU = jax.random.uniform(key, (logits_BV.shape[0], 2))
         token_B = draw(filter_logits(logits_BV, params), uniforms_BU)
     return jnp.where(jnp.isfinite(jnp.max(logits_BV, axis=-1)), token_B.astype(jnp.int32), NONE)
-
-
-BLOCK = 128  # tokens
 
 
 def draw(logits_BV: jax.Array, uniforms_BU: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from flax.linen import initializers
 from gptjax.model.module import Module
 from gptjax.sharding import rules
 
+# Of `contract`. One row is not transposed for; small weights gain nothing from more rows.
 FEW_ROWS = range(2, 129)
 
 

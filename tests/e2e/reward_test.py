@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax import reward, sample, train
 from gptjax.data import conversations
 from gptjax.model import scalar_gpt
@@ -113,12 +114,10 @@ def test_it_learns_which_completion_is_better(folder, finished, capsys):
 
 
 def test_its_demonstrations_score_0_and_no_score_depends_on_its_neighbours(folder, finished):
-    model = reward_model.load(finished)
-    texts = [
-        model.encode_answer(messages)
-        for _, messages in conversations.read(str(folder / "d.jsonl"), "auto")
-    ]
-    scores = model.score(texts)
+    model = gptjax.load_reward_model(finished)
+    chats = [messages for _, messages in conversations.read(str(folder / "d.jsonl"), "auto")]
+    texts = [model.encode_answer(messages) for messages in chats]
+    scores = model.score_answers(chats)
     assert abs(float(np.mean(scores))) < 1e-5 and scores[0] > scores[2]
     assert [model.score([text])[0] for text in texts[::-1]] == scores[::-1].tolist()
     assert "output_VD" not in model.params

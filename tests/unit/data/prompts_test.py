@@ -25,6 +25,8 @@ def test_every_form_is_the_same_prompt(tmp_path, form):
 @pytest.mark.parametrize(("row", "text", "line"), [
     ({"text": "Hi"}, "chat", "has text, which is no form of prompts (prompt: a text or messages;"),
     ({}, "chat", "has nothing, which is no form"),
+    ({"chosen": "Hi", "rejected": "No"}, "chat", "does not begin with"),
+    ({"rejected": "No"}, "chat", "has rejected, which is no form of prompts"),
     ({"prompt": 3}, "chat", "prompt is 3, not a list of"),
     ({"messages": turns("Hi")}, "plain", "no 'prompt', which plain text has: it has messages"),
     ({"prompt": turns("Hi")}, "plain", "not a text"),
