@@ -268,8 +268,8 @@ def split_hh(where: str, content: str) -> list[Message]:
     before, *parts = HH_TURN.split(content)
     if before.strip() or not parts:
         raise ValueError(
-            f'{where}: its text does not begin with "\\n\\nHuman: ", as those of HH-RLHF do; set '
-            "task.form"
+            f'{where}: its text does not begin with "\\n\\nHuman: ", as those of HH-RLHF do: write '
+            "it so, or as a list of messages"
         )
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
