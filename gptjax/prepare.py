@@ -118,10 +118,15 @@ def shard_dirs(out: pathlib.Path, n: int) -> list[pathlib.Path]:
 
 
 def check_untokenized(source: data.Source) -> open.TextSource:
-    """Returns `source`. Raises ValueError if it is tokenized already."""
+    """Returns `source`. Raises ValueError if it is tokenized already, or a stream."""
     if isinstance(source, data.Shards):
         raise ValueError(
             f"{source} is tokenized already; name in data.sources only what is to be prepared"
+        )
+    if isinstance(source, data.Streamed):
+        raise ValueError(
+            f"{source} is read while training, without being prepared; to prepare files of a disk, "
+            "name them with Text(path=...)"
         )
     return source
 

@@ -60,7 +60,50 @@ class Shards:
     """Share of rows, relative to the other sources."""
 
 
-Source = Embedded | Text | Tfds | Shards
+@record
+class Stream:
+    """Files of .jsonl or .parquet (or .txt), compressed or not, that are tokenized while the run
+    reads them: it starts at once, and `prepare` does not take them.
+
+    Documents come in the order of the files' names. They are not shuffled as prepared ones are:
+    only rows are, within windows of shuffle_rows.
+    """
+
+    path: str
+    """A file, a directory or a glob, on a disk or at a URL that fsspec reads, such as
+    gs://BUCKET/*.parquet."""
+    field: str = "text"
+    """Key of a .jsonl object, or column of a .parquet file, that holds the text."""
+    shuffle_rows: Annotated[int, Bounds(1, 2**20)] = 256
+    """Rows that are shuffled among each other; they are kept in memory. 1: none, rows come in the
+    order of the text."""
+    weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
+
+
+@record
+class HfDataset:
+    """A data set of Hugging Face's `datasets`, streamed as `Stream` is; needs
+    requirements-stream.txt."""
+
+    name: str
+    """Its name on the Hub, or a directory."""
+    config: str | None = None
+    """Its configuration, such as en; None: the default one."""
+    split: str = "train"
+    """Its split."""
+    revision: str | None = None
+    """Commit of the Hub; None: the newest, which another run may find changed."""
+    field: str = "text"
+    """Column that holds the text."""
+    shuffle_rows: Annotated[int, Bounds(1, 2**20)] = 256
+    """As in `Stream`."""
+    weight: Weight = 1.0
+    """Share of rows, relative to the other sources."""
+
+
+Streamed = Stream | HfDataset
+Source = Embedded | Text | Tfds | Shards | Stream | HfDataset
 
 
 @record

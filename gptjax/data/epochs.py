@@ -48,6 +48,9 @@ class EpochDataset:
             self._order = epoch, rng.permutation(len(self._source.train))
         return self._source.train[self._order[1][index]]
 
+    def position(self, step: int) -> None:
+        """Nothing, as loader.Dataset.position of data without streams."""
+
     def batches(
         self,
         plan: loader.BatchPlan,

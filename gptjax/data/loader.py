@@ -1,7 +1,8 @@
-"""Data loading: the rows of each step, from shard directories, as batches of a grain pipeline.
+"""Data loading: the rows of each step, from shard directories and streams, as batches of a grain
+pipeline.
 
-The rows of step n are a pure function of (config, n): a run resumes from its step number, on any
-number of processes.
+The rows of step n are a pure function of (config, n), on any number of processes: a run resumes
+from its step number, and with streams from their positions, which its checkpoints hold.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 
 from gptjax.config import data
 from gptjax.config.schema import Config
-from gptjax.data import mixture, packing, shards, validation_split
+from gptjax.data import mixture, packing, shards, stream_rows, validation_split
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 
@@ -55,33 +56,33 @@ class Dataset:
         config: Config,
         sources: tuple[data.Source, ...],
         tokenizer: build.Tokenizer,
-        train: list["OpenShards"],
-        validation: list["OpenShards"],
+        train: Sequence["OpenSource"],
+        validation: Sequence["OpenSource"],
     ):
-        """train: the shards of each source; validation: the shards whose validation split is used.
-        Raises ValueError if a split does not fill a row."""
+        """train: each source; validation: those whose validation split is used. Raises ValueError
+        if a split does not fill a row."""
         n_ctx, rule = config.model.n_ctx, config.data.validation
         self.tokenizer = tokenizer
         self.model_digests: dict[str, str] = {}
-        self._config, self._sources, self._train_shards = config, sources, train
-        self._validation = Concatenated([source_shards.validation for source_shards in validation])
+        self._config, self._sources, self._train = config, sources, train
+        self._validation = Concatenated([opened.validation for opened in validation])
+        # Of streams only some documents are read, and how many may change with loop.eval_rows.
+        self._n_prepared_validation = sum(
+            opened.validation.n_tokens for opened in validation if isinstance(opened, OpenShards)
+        )
         check_sizes(
             n_ctx,
             rule,
             [
-                (source, source_shards.train.n_tokens)
-                for source, source_shards in zip(sources, train, strict=True)
+                (source, opened.n_tokens)
+                for source, opened in zip(sources, train, strict=True)
+                if opened.n_tokens is not None
             ],
             self._validation.n_tokens,
         )
         self._source_rows = [
-            packing.Rows(
-                source_shards.train,
-                n_ctx,
-                f"seed {config.seed} source {number}",
-                open.describe(source),
-            )
-            for number, (source, source_shards) in enumerate(zip(sources, train, strict=True))
+            opened.rows(n_ctx, f"seed {config.seed} source {number}", open.describe(source))
+            for number, (source, opened) in enumerate(zip(sources, train, strict=True))
         ]
         self._mixture = mixture.Mixture([source.weight for source in sources])
         self.validation_bytes_per_token = self._validation.n_bytes / self._validation.n_tokens
@@ -109,12 +110,11 @@ class Dataset:
         """Writes row `number` of the run into `out`. Raises ValueError, with file and position, if
         it has an id that is not in the vocabulary."""
         source, source_row = self._mixture(number)
-        rows = self._source_rows[source]
+        rows, opened = self._source_rows[source], self._train[source]
         rows.fill(source_row, out)
         if int(out.view(np.uint32).max()) >= self.tokenizer.n_vocab:
-            raise vocabulary_error(
-                self._train_shards[source].train, rows.spans(source_row), self.tokenizer.n_vocab
-            )
+            assert isinstance(rows, packing.Rows) and isinstance(opened, OpenShards)
+            raise vocabulary_error(opened.train, rows.spans(source_row), self.tokenizer.n_vocab)
 
     def batches(
         self,
@@ -141,33 +141,39 @@ class Dataset:
             self.fill,
         )
 
+    def position(self, step: int) -> Any:
+        """Returns what a checkpoint of `step` holds to find the rows after it, a JSON value. None:
+        the step is enough."""
+        return None
+
     def summary(self) -> str:
         """Returns a line for the user: the number of training tokens, the sources, and how many
         times each is read if that is more than once."""
         names = ", ".join(map(open.describe, self._sources)).replace(", field='text'", "")
         names = names if len(names) <= 100 else f"{names[:97]}..."
-        epochs = self._source_epochs()
+        epochs = [n for n in self._source_epochs() if n is not None]
+        if len(epochs) < len(self._sources):
+            return f"{names}, counted as it is read"
         repeats = (
             f", read {' and '.join(f'{n:,.1f}' for n in epochs)} times" if max(epochs) > 1 else ""
         )
-        return (
-            f"{sum(source_shards.train.n_tokens for source_shards in self._train_shards):,} "
-            f"training tokens of {names}{repeats}"
-        )
+        n_tokens = sum(opened.n_tokens or 0 for opened in self._train)
+        return f"{n_tokens:,} training tokens of {names}{repeats}"
 
-    def _source_epochs(self) -> list[float]:
-        """Returns how many times each source is read over train.total_tokens."""
-        sizes = [source_shards.train.n_tokens for source_shards in self._train_shards]
-        return mixture.epochs(self._mixture.shares, sizes, self._config.train.total_tokens)
+    def _source_epochs(self) -> list[float | None]:
+        """Returns how many times each source is read over train.total_tokens; None of a stream,
+        whose size is not known."""
+        total = self._config.train.total_tokens
+        return [
+            share * total / opened.n_tokens if opened.n_tokens is not None else None
+            for share, opened in zip(self._mixture.shares, self._train, strict=True)
+        ]
 
     def digest(self) -> str:
-        """Returns a digest of all tokens in their order. It is equal on hosts that have each
-        tokenized the same text."""
-        names = [
-            [source_shards.manifest["text"], digest_fields(source_shards.manifest)]
-            for source_shards in self._train_shards
-        ]
-        return shards.content_key(self.tokenizer.digest, names, self._validation.n_tokens)
+        """Returns a digest of all tokens in their order; of a stream, of the names and sizes of its
+        files. It is equal on hosts that have each tokenized the same text."""
+        names = [opened.identity for opened in self._train]
+        return shards.content_key(self.tokenizer.digest, names, self._n_prepared_validation)
 
     def description(self) -> dict[str, Any]:
         """Returns a JSON object for the run's record: each source with counts, digests, weight, its
@@ -176,9 +182,9 @@ class Dataset:
         shares, epochs = self._mixture.shares, self._source_epochs()
         sources = [
             {"source": repr(source), "weight": source.weight, "share": share, "epochs": epoch}
-            | source_shards.summary
-            for source, share, epoch, source_shards in zip(
-                self._sources, shares, epochs, self._train_shards, strict=True
+            | opened.summary
+            for source, share, epoch, opened in zip(
+                self._sources, shares, epochs, self._train, strict=True
             )
         ]
         counts = {
@@ -206,9 +212,11 @@ def iterate_steps(
     local_rows: Callable[[int], Sequence[int]],
     width: int,
     fill: Callable,
+    positions: Callable[[int], Any] | None = None,
 ):
     """Returns the iterator of Dataset.batches for rows of `width` integers. fill(number, out)
-    writes row `number` of the run into an int32 array of shape (width,)."""
+    writes row `number` of the run into an int32 array of shape (width,). positions(step): what is
+    added to the batch before that step, as "next_positions"."""
     import grain
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -225,11 +233,12 @@ def iterate_steps(
         for microbatch in range(count):
             for slot, number in enumerate(numbers):
                 fill(first + microbatch * size + number, tokens[microbatch, slot])
+        more = {} if positions is None else {"next_positions": positions(step + 1)}
         return {
             "tokens": tokens,
             "count": np.array(count, np.int32),
             "rows": np.array(size, np.int32),
-        }
+        } | more
 
     batches = grain.MapDataset.range(first_step, plan.n_steps).map(batch)
     # One thread reads ahead; a second one would wait for it, since rows are copied while holding
@@ -244,7 +253,7 @@ def iterate_steps(
 class Concatenated:
     """The documents of several splits, in order; a packing.Documents."""
 
-    def __init__(self, splits: list[shards.Split]):
+    def __init__(self, splits: Sequence[shards.Split | stream_rows.HeldOut]):
         self._splits = splits
         self._first = np.cumsum([0, *(len(split.lengths) for split in splits)])
         self.lengths = np.concatenate([split.lengths for split in splits])
@@ -261,13 +270,15 @@ class Concatenated:
     def locate(self, document: int, start: int) -> tuple[shards.Shard, int]:
         """Returns the shard with token `start` of a document, and the token's position in it."""
         number = int(np.searchsorted(self._first, document, side="right")) - 1
-        return self._splits[number].locate(document - int(self._first[number]), start)
+        split = self._splits[number]
+        assert isinstance(split, shards.Split), "a stream's ids are of the run's own tokenizer"
+        return split.locate(document - int(self._first[number]), start)
 
 
 class OpenShards:
     """The training and the validation split of a shard directory.
 
-    summary: counts and digests of its text, for the run's record.
+    n_tokens: to train on. summary: counts and digests of its text, for the run's record.
     """
 
     def __init__(self, directory: pathlib.Path, rule: data.ValidationSplit):
@@ -291,6 +302,19 @@ class OpenShards:
             for split, counts in manifest["splits"].items()
         }
         self.summary = fields | {"splits": splits}
+        self.n_tokens: int | None = self.train.n_tokens
+
+    @property
+    def identity(self) -> list[Any]:
+        """What it holds, the same on every host that has this text."""
+        return [self.manifest["text"], digest_fields(self.manifest)]
+
+    def rows(self, n_ctx: int, key: str, name: str) -> packing.Rows:
+        """Returns the rows to train on. key: what their order depends on. name: for errors."""
+        return packing.Rows(self.train, n_ctx, key, name)
+
+
+OpenSource = OpenShards | stream_rows.OpenStream
 
 
 def vocabulary_error(

@@ -44,6 +44,12 @@ class Mixture:
         source = int(self.schedule[offset])
         return source, period * int(self.counts[source]) + int(self.rank[offset])
 
+    def rows_before(self, row: int) -> list[int]:
+        """Returns how many rows of each source precede row `row` of the run."""
+        period, offset = divmod(row, self.n_rows)
+        in_period = np.bincount(self.schedule[:offset], minlength=len(self.counts))
+        return (period * self.counts + in_period).tolist()
+
 
 def integer_weights(weights: Sequence[float]) -> list[int]:
     """Returns the number of rows that each source has in a period, in lowest terms, at least

@@ -2,12 +2,25 @@
 and compared with the validation text.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
-from gptjax.data import leakage, loader, mixture, run_tokenizer, shards, tokenize, validation_split
+from gptjax.data import (
+    leakage,
+    loader,
+    mixture,
+    run_tokenizer,
+    shards,
+    stream_dataset,
+    stream_rows,
+    tokenize,
+    validation_split,
+)
 from gptjax.data.sources import open
 from gptjax.data.tokenizers import build
 
@@ -33,6 +46,11 @@ def open_dataset(
     separate = (rule.source,) if isinstance(rule, data.Separate) else ()
     check_weights(sources, print_line)
     for source in separate:
+        if isinstance(source, data.Streamed):
+            raise ValueError(
+                f"data.validation=Separate(source={source}): a stream can be trained on; validate "
+                "on Text, Tfds or Shards, or on a share of what is trained on, with ByDocument"
+            )
         leakage.check_sources(sources, source)
     spec = config.data.tokenizer
     model_path = run_tokenizer.model_path(spec, sources, rule, directory)
@@ -48,22 +66,58 @@ def open_dataset(
             f"--set model.n_vocab={tokenizer.n_vocab}"
         )
     shard_paths = {
-        source: shard_path(source, tokenizer, rule, directory) for source in (*sources, *separate)
+        source: shard_path(source, tokenizer, rule, directory)
+        for source in (*sources, *separate)
+        if not isinstance(source, data.Streamed)
     }
     if model_path is None and any(
         not (path / "manifest.json").exists() for path in shard_paths.values()
     ):
         check_sources(sources, separate, rule, print_line)
-    open_shards = [
-        prepare_shards(source, spec, tokenizer, rule, shard_paths[source], print_line)
-        for source in (*sources, *separate)
-    ]
-    train, validation = open_shards[: len(sources)], open_shards[len(sources) :]
+    open_shards = {
+        source: prepare_shards(source, spec, tokenizer, rule, path, print_line)
+        for source, path in shard_paths.items()
+    }
+    validation = [open_shards[s] for s in separate if not isinstance(s, data.Streamed)]
     for source_shards in validation:
-        leakage.check_documents(
-            [other.train for other in train], source_shards.validation, print_line
+        trained = [open_shards[source].train for source in sources if source in open_shards]
+        leakage.check_documents(trained, source_shards.validation, print_line)
+    shares = mixture.Mixture([source.weight for source in sources]).shares
+    train: list[loader.OpenSource] = [
+        open_stream(config, source, share, tokenizer, validation, print_line)
+        if isinstance(source, data.Streamed)
+        else open_shards[source]
+        for source, share in zip(sources, shares, strict=True)
+    ]
+    streams = any(isinstance(source, data.Streamed) for source in sources)
+    kind = stream_dataset.StreamDataset if streams else loader.Dataset
+    return kind(config, sources, tokenizer, train, validation or train)
+
+
+def open_stream(
+    config: Config,
+    source: data.Streamed,
+    share: float,
+    tokenizer: build.Tokenizer,
+    validation: Sequence[loader.OpenShards],
+    print_line: Callable[[str], None],
+) -> stream_rows.OpenStream:
+    """Opens a stream, whose documents are not trained on if they are validated on. share: of the
+    rows; it validates on as large a share of loop.eval_rows. validation: of data.Separate."""
+    n_ctx = config.model.n_ctx
+    n_validation = math.ceil(share * config.loop.eval_rows) * n_ctx + 1
+    stream = stream_rows.OpenStream(
+        source, tokenizer, config.data.validation, n_validation, print_line
+    )
+    keys = [shard.keys() for opened in validation for shard in opened.validation.shards]
+    if any(shard_keys is None for shard_keys in keys):
+        print_line(
+            f"{open.describe(source)}: documents of it that are validated on, too, cannot be told: "
+            "shards of data.validation=Tail or of earlier versions have no keys of their documents"
         )
-    return loader.Dataset(config, sources, tokenizer, train, validation or train)
+    known = [shard_keys for shard_keys in keys if shard_keys is not None]
+    stream.exclude(np.concatenate([np.zeros(0, np.uint64), *known]), n_ctx)
+    return stream
 
 
 def check_weights(sources: Sequence[data.Source], print_line: Callable[[str], None]) -> None:
@@ -83,8 +137,8 @@ def check_sources(
     """Checks the sources before they are tokenized, at little cost: prints notices, and raises a
     one-line ValueError for errors.
     """
-    raw = [source for source in sources if not isinstance(source, data.Shards)]
-    for source in (*raw, *(source for source in separate if not isinstance(source, data.Shards))):
+    raw = open.untokenized(sources)
+    for source in (*raw, *open.untokenized(separate)):
         for line in open.check(source):
             print_line(line)
     if not isinstance(rule, data.ByDocument) or rule.fraction == 0 or len(raw) < len(sources):
@@ -123,7 +177,7 @@ def check_sources(
 
 
 def shard_path(
-    source: data.Source,
+    source: open.TextSource | data.Shards,
     tokenizer: build.Tokenizer,
     rule: data.ValidationSplit,
     directory: pathlib.Path,
@@ -142,7 +196,7 @@ def shard_path(
 
 
 def prepare_shards(
-    source: data.Source,
+    source: open.TextSource | data.Shards,
     spec: data.Tokenizer,
     tokenizer: build.Tokenizer,
     rule: data.ValidationSplit,

@@ -13,6 +13,7 @@ from gptjax.config import parse
 
 OWN_PACKAGES = ("gptjax", "bench", "tests")
 EXTRA_PACKAGES = {
+    "datasets": "stream",
     "gcsfs": "cloud",
     "wandb": "cloud",
     "lm_eval": "eval",

@@ -304,6 +304,7 @@ class TrainLoop:
                 context.max_microbatch_rows,
                 context.dataset,
                 record,
+                context.dataset.position(self.step),
             )
             run_state = self._program.run_state(self._state, index)
             context.checkpoints.save(self.step, run_state, metadata)

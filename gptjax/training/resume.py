@@ -47,9 +47,10 @@ def metadata(
     max_microbatch_rows: int,
     dataset: Any,
     record: dict[str, Any],
+    position: Any = None,
 ) -> dict[str, Any]:
     """What a checkpoint holds besides the state. record: the seal of what was measured up to it
-    (report.events).
+    (report.events). position: of the data, dataset.position of its step.
     """
     leaves = {
         "config": overrides.flatten(config),
@@ -62,6 +63,7 @@ def metadata(
         "text": dataset.digest(),
         "models": dataset.model_digests,
         "record": record,
+        "position": position,
     }
 
 
@@ -149,6 +151,8 @@ def restore_run(
     saved_step = int(jax.device_get(state.step))
     if saved_step != step:  # of an earlier version, whose record has no step
         raise checkpoint_files.name_error(request.directory / "checkpoints" / str(step), saved_step)
+    if meta.get("position") is not None:
+        dataset.seek(meta["position"])
     digest = dataset.digest()
     if (
         meta["tokenizer"] != dataset.tokenizer.digest

@@ -161,5 +161,6 @@ def epochs(context: Any) -> list[tuple[str, float]]:
     repeats = [
         (source["source"], source["epochs"] * share)
         for source in context.dataset.description()["sources"]
+        if source["epochs"] is not None  # of a stream, whose size is not known
     ]
     return [(source, n_epochs) for source, n_epochs in repeats if n_epochs > 1]

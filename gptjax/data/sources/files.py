@@ -100,28 +100,33 @@ def read_whole(stream: BinaryIO, where: str) -> bytearray:
     return content
 
 
-def read_jsonl(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
-    """Yields the field of the object on each line; None where it is null."""
-    for number, value in read_objects(stream, file):
+def read_jsonl(
+    stream: BinaryIO, file: pathlib.Path, field: str, first_line: int = 1
+) -> Iterator[str | None]:
+    """Yields the field of the object on each line; None where it is null. first_line: number of the
+    line at which `stream` is."""
+    for number, value in read_objects(stream, file, first_line):
         if field not in value:
             has = ", ".join(value) or "nothing"
             raise ValueError(
                 f"{file} line {number:,} has no string field {field!r}: it has {has}; name the "
-                "field with Text(field=...)"
+                "field with field=..."
             )
         text = value[field]
         if text is not None and not isinstance(text, str):
             raise ValueError(
                 f"{file} line {number:,} has no string field {field!r}: that is "
-                f"{parse.quote(text)}; name another with Text(field=...)"
+                f"{parse.quote(text)}; name another with field=..."
             )
         yield text
 
 
-def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) for each line of a .jsonl file; skips blank lines and a
-    byte order mark. Raises a one-line ValueError for anything else."""
-    for number in itertools.count(1):
+def read_objects(
+    stream: BinaryIO, file: pathlib.Path, first_line: int = 1
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) for each line of a .jsonl file; skips blank lines and a byte
+    order mark. Raises a one-line ValueError for anything else."""
+    for number in itertools.count(first_line):
         line = stream.readline(MAX_DOCUMENT_BYTES + 1)
         if not line:
             return
@@ -136,15 +141,23 @@ def read_objects(stream: BinaryIO, file: pathlib.Path) -> Iterator[tuple[int, di
             yield number, parse.json_object(text, where)
 
 
-def read_parquet(stream: BinaryIO, file: pathlib.Path, field: str) -> Iterator[str | None]:
-    """Yields the values of a column of strings, read in batches; None where one is null."""
+def read_parquet(
+    stream: BinaryIO, file: pathlib.Path, field: str, first_row: int = 0
+) -> Iterator[str | None]:
+    """Yields the values of a column of strings from row `first_row` on, read in batches; None where
+    one is null. Row groups before it are not read."""
     import pyarrow
 
     with _open_parquet(stream, file) as table:
         kind = _string_column_type(table.schema_arrow, file, field)
-        row = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[field]):
-            column = batch.column(0)
+        sizes = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
+        row, groups = 0, list(range(len(sizes)))
+        while groups and row + sizes[groups[0]] <= first_row:
+            row += sizes[groups.pop(0)]
+        for batch in table.iter_batches(batch_size=1024, row_groups=groups, columns=[field]):
+            n_before = min(max(0, first_row - row), len(batch))
+            column = batch.column(0).slice(n_before)
+            row += n_before
             try:
                 yield from column.to_pylist()
             except UnicodeDecodeError:
@@ -216,18 +229,18 @@ def _string_column_type(schema: Any, file: pathlib.Path, field: str) -> Any:
     if field not in schema.names:
         raise ValueError(
             f"{file} has no column {field!r}: it has {', '.join(schema.names)}; name the column "
-            "with Text(field=...)"
+            "with field=..."
         )
     if schema.names.count(field) > 1:
         raise ValueError(
             f"{file} has {schema.names.count(field)} columns {field!r}; rename one, or name "
-            "another with Text(field=...)"
+            "another with field=..."
         )
     kind = schema.field(field).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
         raise ValueError(
-            f"{file}: column {field!r} holds {kind}, not strings; name another with Text(field=...)"
+            f"{file}: column {field!r} holds {kind}, not strings; name another with field=..."
         )
     return kind
 

@@ -7,7 +7,7 @@ import pathlib
 import platform
 import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, assert_never
 
 from gptjax.config import data, find_files, parse
@@ -34,6 +34,13 @@ def documents(source: TextSource, skipped: files.Skipped | None = None) -> Itera
             return tfds_documents(source)
         case _:
             assert_never(source)
+
+
+def untokenized(sources: Iterable[data.Source]) -> list[TextSource]:
+    """Returns the sources that are tokenized before a run."""
+    return [
+        source for source in sources if isinstance(source, data.Embedded | data.Text | data.Tfds)
+    ]
 
 
 def describe(source: data.Source) -> str:

@@ -48,6 +48,9 @@ class RlhfDataset:
             plan, max_microbatch_rows, first_step, local_rows, self.width, self._fill
         )
 
+    def position(self, step: int) -> None:
+        """Nothing, as loader.Dataset.position of data without streams."""
+
     def row(self, number: int) -> np.ndarray:
         """Returns row `number` of the run."""
         out = np.zeros(self.width, np.int32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import rlhf
-from gptjax.data import open_dataset
+from gptjax.data import open_dataset, stream_dataset
 from gptjax.data.prompts import PromptRows
 from gptjax.data.tokenizers import build
 from gptjax.model import inference
@@ -46,6 +46,11 @@ class RlhfObjective:
             train = dataclasses.replace(config.train, total_tokens=n_tokens)
             of_text = dataclasses.replace(config, train=train)
             text = open_dataset.open_dataset(of_text, directory, log)
+            if isinstance(text, stream_dataset.StreamDataset):
+                raise ValueError(
+                    "task.ptx reads data.sources row by row, which a stream cannot give: prepare "
+                    "the text"
+                )
         return dataset.RlhfDataset(self._prompts, config.seed, text, config.model.n_ctx + 1)
 
     def build_step(self, config, platform, mesh, dataset):

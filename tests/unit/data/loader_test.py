@@ -167,7 +167,7 @@ def test_another_split_or_content_is_another_run(source, tmp_path):
         and by_document.digest() != tail.digest()
     )
     before = tail.digest()
-    tail._train_shards[0].manifest["splits"]["train"]["shards"][0]["digest"] = "another"
+    tail._train[0].manifest["splits"]["train"]["shards"][0]["digest"] = "another"
     assert tail.digest() != before
 
 

@@ -97,6 +97,7 @@ def make_loop(request, tmp_path, monkeypatch):
             tokenizer=types.SimpleNamespace(digest="t"),
             digest=lambda: "d",
             model_digests={},
+            position=lambda step: None,
         )
         objective = types.SimpleNamespace(
             generate_samples=lambda context, state, step, is_last: (

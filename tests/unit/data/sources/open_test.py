@@ -221,7 +221,7 @@ BAD = [
     (
         "column.parquet",
         as_parquet("body"),
-        r"column.parquet has no column 'text': it has id, body; name the column with Text\(field",
+        r"column.parquet has no column 'text': it has id, body; name the column with field",
     ),
     ("number.parquet", as_parquet("text", [1, 2]), r"column 'text' holds int64, not strings"),
     ("bad.txt.gz", b"no gzip", r"bad.txt.gz is damaged or cut short"),

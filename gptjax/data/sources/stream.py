@@ -1,0 +1,239 @@
+"""Streamed sources: their texts from any place on, with the place of each, so that reading goes on
+there later. Files of a disk or of whatever fsspec reads, and Hugging Face's `datasets`.
+"""
+
+import copy
+import dataclasses
+import glob
+import itertools
+import pathlib
+import pickle
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Protocol, assert_never
+
+from gptjax.config import data, find_files, parse
+from gptjax.data.sources import compression, files
+from gptjax.runtime import errors
+
+HF_STATE_EXAMPLES = 256  # between two states of an IterableDataset: one is a copy of a nested dict
+# What file systems call a mark that changes with the content of a file.
+STAMPS = ("etag", "ETag", "md5Hash", "blob_id", "generation", "mtime", "LastModified", "created")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a text begins. file: its number. offset: bytes of a decompressed .jsonl file before it,
+    rows of a .parquet file, examples of `datasets` since `state`. line: lines before it in its
+    file, for errors. state: of a datasets.IterableDataset, a JSON object."""
+
+    file: int = 0
+    offset: int = 0
+    line: int = 0
+    state: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of a stream. name: as `Stream.path` has it. size: in bytes. stamp: a mark that changes
+    with its content, such as its time or an ETag."""
+
+    name: str
+    size: int | None
+    stamp: str
+
+
+class Reader(Protocol):
+    """A streamed source that is open. files: in the order of reading; () if they are unknown."""
+
+    files: tuple[File, ...]
+
+    def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
+        """Yields every text from `place` to the end, None where it is null, each with its place.
+        Raises a one-line ValueError for anything wrong with the source."""
+        ...
+
+
+def open_stream(source: data.Streamed) -> Reader:
+    """Opens a streamed source. Raises a one-line ValueError if there is nothing to read."""
+    match source:
+        case data.Stream():
+            return FileReader(source)
+        case data.HfDataset():
+            return HfReader(source)
+        case _:
+            assert_never(source)
+
+
+class FileReader:
+    """A `Reader` of files."""
+
+    def __init__(self, source: data.Stream):
+        """Lists the files; none is read."""
+        self._field = source.field
+        if "://" not in source.path:
+            self._fs: Any = None
+            listing = find_files.find(source.path)
+            self.files = tuple(
+                File(str(file), state.st_size, str(state.st_mtime_ns))
+                for file, state in listing.states.items()
+            )
+            return
+        try:
+            import fsspec.core
+
+            self._fs, root = fsspec.core.url_to_fs(source.path)
+            found = _list(self._fs, root)
+        except Exception as error:  # of any file system
+            raise ValueError(f"{source.path} cannot be read: {errors.first_line(error)}") from None
+        self.files = tuple(File(*info) for info in sorted(found))
+        if not self.files:
+            raise ValueError(f"{source.path}: there is no file of text; {find_files.FORMAT_HINT}")
+
+    def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
+        for number in range(place.file, len(self.files)):
+            name, size = self.files[number].name, self.files[number].size
+            try:
+                with self._open(name) as raw:
+                    if size != 0:
+                        yield from self._read_file(raw, name, place)
+            except compression.CorruptFile as error:
+                raise ValueError(
+                    f"{name} is damaged or cut short ({error}): fetch it again"
+                ) from None
+            except ValueError:
+                raise
+            except OSError as error:
+                reason = error.strerror or errors.first_line(error)
+                raise ValueError(f"{name} cannot be read: {reason}") from None
+            except Exception as error:
+                if self._fs is None:
+                    raise
+                raise ValueError(f"{name} cannot be read: {errors.first_line(error)}") from None
+            place = Place(number + 1)
+
+    def _open(self, name: str) -> BinaryIO:
+        return pathlib.Path(name).open("rb") if self._fs is None else self._fs.open(name, "rb")
+
+    def _read_file(
+        self, raw: BinaryIO, name: str, place: Place
+    ) -> Iterator[tuple[Place, str | None]]:
+        path = pathlib.Path(name)
+        file_format, suffix = find_files.file_type(path)
+        stream = compression.decompress(raw, suffix)
+        match file_format:
+            case ".txt":
+                content = files.read_whole(stream, name)
+                if not place.offset and content:
+                    yield place, parse.utf8(content, name)
+            case ".parquet":
+                texts = files.read_parquet(stream, path, self._field, place.offset)
+                for row, text in enumerate(texts, place.offset):
+                    yield Place(place.file, row, row), text
+            case ".jsonl":
+                lines = _Lines(stream, place, seekable=not suffix)
+                texts = files.read_jsonl(lines, path, self._field, place.line + 1)  # type: ignore
+                while True:
+                    here = Place(place.file, lines.offset, lines.line)
+                    try:
+                        yield here, next(texts)
+                    except StopIteration:
+                        return
+
+
+class _Lines:
+    """The lines of a stream from a place on, with the place of the next."""
+
+    def __init__(self, stream: BinaryIO, place: Place, seekable: bool):
+        self._stream, self.offset, self.line = stream, place.offset, place.line
+        if seekable:
+            stream.seek(place.offset)
+        else:  # a compressed file is decompressed from its beginning
+            left = place.offset
+            while left and (part := stream.read(min(left, compression.BUFFER_BYTES))):
+                left -= len(part)
+
+    def readline(self, limit: int) -> bytes:
+        line = self._stream.readline(limit)
+        self.offset, self.line = self.offset + len(line), self.line + 1
+        return line
+
+
+def _list(fs: Any, root: str) -> Iterator[tuple[str, int | None, str]]:
+    """Yields name, size and stamp of each file of text at a path of an fsspec file system."""
+    if glob.has_magic(root):
+        infos = fs.glob(root, detail=True)
+    else:
+        info = fs.info(root)
+        infos = {root: info} if info["type"] == "file" else fs.find(root, detail=True)
+    for name, info in infos.items():
+        path = pathlib.PurePosixPath(name)
+        is_text = find_files.file_type(path)[0] and not path.name.startswith(".")  # type: ignore
+        if info["type"] == "file" and is_text:
+            stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
+            yield name, info["size"], stamp
+
+
+class HfReader:
+    """A `Reader` of a data set of Hugging Face's `datasets`."""
+
+    files: tuple[File, ...] = ()
+
+    def __init__(self, source: data.HfDataset):
+        self._name, self._field = f"HfDataset(name={source.name!r})", source.field
+        try:
+            import datasets
+        except ImportError:
+            raise ValueError(
+                f"{self._name} needs Hugging Face's datasets: pip install gptjax[stream], or "
+                "-r requirements-stream.txt"
+            ) from None
+        datasets.disable_progress_bars()
+        try:
+            dataset = datasets.load_dataset(
+                source.name,
+                source.config,
+                split=source.split,
+                revision=source.revision,
+                streaming=True,
+            )
+            # each reader needs one of its own, which holds its state
+            self._pickled = pickle.dumps(dataset)
+        except Exception as error:  # of the network, or of a loader of others
+            raise ValueError(f"{self._name}: {errors.first_line(error)}") from None
+
+    def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
+        dataset = pickle.loads(self._pickled)
+        state, line = place.state, place.line
+        try:
+            if state is not None:
+                dataset.load_state_dict(state)
+            examples = itertools.islice(dataset, place.offset, None)
+            offset = place.offset
+            while True:
+                if offset % HF_STATE_EXAMPLES == 0 or state is None:
+                    state, offset = copy.deepcopy(dataset.state_dict()), 0
+                example = next(examples, None)
+                if example is None:
+                    return
+                yield Place(0, offset, line, state), self._text(example, line)
+                offset, line = offset + 1, line + 1
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{self._name} example {line + 1:,}: {errors.first_line(error)}"
+            ) from None
+
+    def _text(self, example: dict[str, Any], line: int) -> str | None:
+        if self._field not in example:
+            raise ValueError(
+                f"{self._name} has no column {self._field!r}: it has {', '.join(example)}; name "
+                "one with field="
+            )
+        text = example[self._field]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{self._name} example {line + 1:,}: {self._field!r} is a "
+                f"{type(text).__name__}, not a string; name another column with field="
+            )
+        return text
