@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     if model is not None and all(
         (path / "manifest.json").exists() for path in train_sources
     ):  # of text that may have changed since
-        model = next(iter(train_sources)) / "tokenizer.model"
+        model = next(iter(train_sources)) / f"tokenizer{model.suffix}"
     tokenizer = run_tokenizer.resolve(spec, sources, validation_rule, model, out.print)
     sizes: dict[pathlib.Path, dict[str, int]] = {}
     for directory, source in (train_sources | validation_sources).items():

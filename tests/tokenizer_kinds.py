@@ -20,7 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-from gptjax.data.tokenizers import gpt2_bpe, tiktoken_file
+from gptjax.data.tokenizers import byte_level_bpe, tiktoken_file
 
 SPACE = "\u2581"
 LINES = [
@@ -161,7 +161,7 @@ def content(kind):
 def ranks(pattern):
     """A tiktoken file's tokens, trained: token -> rank."""
     tokenizer = byte_level(pattern, ())
-    byte_of = {gpt2_bpe.byte_symbol(byte): byte for byte in range(256)}
+    byte_of = {byte_level_bpe.byte_symbol(byte): byte for byte in range(256)}
     names = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     return {bytes(byte_of[letter] for letter in name): i for name, i in names}
 

@@ -144,6 +144,17 @@ class SentencePiece:
 
 
 @record
+class TrainedBpe:
+    """Byte-level BPE as GPT-2's, its vocabulary trained on the run's own text."""
+
+    n_vocab: Annotated[int, Bounds(257, 10**6)] = 4096
+    """Ids: 256 bytes, a token for each merge, end-of-text."""
+    path: str | None = None
+    """The tokenizer.json of one trained before; None: train one on 12 million characters of the
+    training text, from each source in proportion to its weight and spread evenly over it."""
+
+
+@record
 class TokenizerJson:
     """Any tokenizer.json of Hugging Face's tokenizers library, as the families after GPT-3 have."""
 
@@ -168,11 +179,13 @@ class ChatTokens:
     <|assistant|> and <|end|>: of a model that continued text and was fine-tuned on conversations.
     """
 
-    base: Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece
+    base: Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TrainedBpe
     """The tokenizer of the model that continued text."""
 
 
-Tokenizer = Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TokenizerJson | Tiktoken | ChatTokens
+Tokenizer = (
+    Bytes | Gpt2Bpe | Gpt1Bpe | SentencePiece | TrainedBpe | TokenizerJson | Tiktoken | ChatTokens
+)
 
 
 @record

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: a given one, or a SentencePiece model trained on the run's own text."""
+"""The tokenizer of a run: a given one, or one trained on the run's own text."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gptjax.config import data, parse
 from gptjax.data import shards, validation_split
 from gptjax.data.sources import open
-from gptjax.data.tokenizers import build, sentencepiece_tokenizer
+from gptjax.data.tokenizers import build, training_text
 
 
 def model_path(
@@ -15,19 +15,17 @@ def model_path(
     rule: data.ValidationSplit,
     directory: pathlib.Path,
 ) -> pathlib.Path | None:
-    """Returns the path of the SentencePiece model that is trained on the run's own text, whether it
+    """Returns the path of the file of a tokenizer that is trained on the run's own text, whether it
     exists yet or not; None for any other tokenizer.
 
     It is in the directory of prepared shards if there are any, else in `directory`; its name has a
     digest of the text, the weights and the validation split that it is trained on."""
-    if not isinstance(spec, data.SentencePiece) or spec.path is not None:
+    if not isinstance(spec, data.SentencePiece | data.TrainedBpe) or spec.path is not None:
         return None
+    name = build.trained_file(spec)
     for source in sources:
-        if (
-            isinstance(source, data.Shards)
-            and (parse.path(source.path) / "tokenizer.model").exists()
-        ):
-            return parse.path(source.path) / "tokenizer.model"
+        if isinstance(source, data.Shards) and (parse.path(source.path) / name).exists():
+            return parse.path(source.path) / name
     for source in sources:
         if isinstance(source, data.Streamed):
             raise ValueError(
@@ -40,6 +38,9 @@ def model_path(
     fingerprints = [open.fingerprint(source) for source in raw]
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     rule_text = validation_split.describe(rule)
+    if isinstance(spec, data.TrainedBpe):
+        key = shards.content_key(spec.n_vocab, fingerprints, shares, rule_text)
+        return directory / f"tokenizer-{key}.json"
     # the name that versions before 2026 used, whose samples ignored the weights
     legacy_key = shards.content_key(spec.n_pieces, fingerprints, rule_text)
     key = shards.content_key(spec.n_pieces, fingerprints, shares, rule_text)
@@ -54,16 +55,19 @@ def resolve(
     trained_path: pathlib.Path | None,
     print_line: Callable[[str], None],
 ) -> build.Tokenizer:
-    """Returns the tokenizer of a run; a SentencePiece model that does not exist yet is trained.
+    """Returns the tokenizer of a run, trained on its text if it is to be and does not exist yet.
     trained_path: what `model_path` returns."""
     if trained_path is None:
-        return build.build(spec)  # which refuses a SentencePiece model without text to train on
+        return build.build(spec)  # which refuses to train one where there is no text
     if not trained_path.exists():
-        assert isinstance(spec, data.SentencePiece)
-        print_line(
-            f"training {spec.n_pieces:,} SentencePiece pieces on a sample of the training text, "
-            "each source by its weight"
-        )
+        match spec:
+            case data.SentencePiece(n_pieces=n_pieces):
+                what = f"{n_pieces:,} SentencePiece pieces"
+            case data.TrainedBpe(n_vocab=n_vocab):
+                what = f"{n_vocab:,} ids of byte-level BPE"
+            case _:
+                raise AssertionError(spec)
+        print_line(f"training {what} on a sample of the training text, each source by its weight")
     return build.build(spec, trained_path, lambda: sample_texts(sources, rule))
 
 
@@ -74,8 +78,8 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
     raw = open.untokenized(sources)
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     parts_by_source = [
-        sentencepiece_tokenizer.sample_evenly(
-            training_texts(source, rule), int(share * sentencepiece_tokenizer.SAMPLE_CHARS)
+        training_text.sample_evenly(
+            training_texts(source, rule), int(share * training_text.SAMPLE_CHARS)
         )
         for source, share in zip(raw, shares, strict=True)
     ]
@@ -85,7 +89,7 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
     return [
         part
         for parts, share in zip(parts_by_source, shares, strict=True)
-        for part in sentencepiece_tokenizer.resize(parts, int(share * unit + 1e-3))
+        for part in training_text.resize(parts, int(share * unit + 1e-3))
     ]
 
 

@@ -7,7 +7,7 @@ maps.
     train-00000.keys.npy         uint64: the first 64 bits of the SHA-256 of each document's text,
                                  which show that another directory has the same text
     validation-00000.*           the same for the validation split
-    tokenizer.model              the SentencePiece model, if it was trained on this text
+    tokenizer.model, .json       the tokenizer, if it was trained on this text
     job.json, block-00000.json   only until all is written: the job, and its finished blocks of text
     manifest.json                written last: without it, the directory is unfinished
 

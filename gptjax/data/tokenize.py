@@ -19,7 +19,7 @@ from gptjax.config import data
 from gptjax.data import shards, validation_split
 from gptjax.data.sources import document, files, open
 from gptjax.data.sources.document import Document
-from gptjax.data.tokenizers import sentencepiece_tokenizer
+from gptjax.data.tokenizers import byte_level_bpe, sentencepiece_tokenizer
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.runtime import atomic, checksums, job_dir, worker_pool
 
@@ -95,8 +95,11 @@ def tokenize_corpus(
             f"passed over in {open.describe(source)}: "
             f"{', '.join(f'{count:,} {what}' for what, count in skip_counts.items())}"
         )
-    if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
-        atomic.save(directory / "tokenizer.model", tokenizer.model)
+    match tokenizer:
+        case sentencepiece_tokenizer.SentencePieceTokenizer(model=content):
+            atomic.save(directory / sentencepiece_tokenizer.FILE, content)
+        case byte_level_bpe.TrainedTokenizer(content=content):
+            atomic.save(directory / byte_level_bpe.FILE, content)
     checksums.save(directory / "manifest.json", manifest)
     remove_leftovers(directory, manifest)
     return manifest

@@ -19,17 +19,18 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def chunks(text: str, size: int) -> Iterator[str]:
+def chunks(text: str, size: int, boundary: re.Pattern[str] = SPACE_AFTER_TEXT) -> Iterator[str]:
     """Yields consecutive parts of `text`, each of `size` characters and the rest up to the next
-    space or newline; joined, they are `text`.
+    match of `boundary`; joined, they are `text`.
 
-    A part ends after a visible character and before a space or newline. No match of GPT-2's
-    pre-split pattern crosses such a position, so the ids of the parts, joined, are those of the
-    text. This bounds the memory that a tokenizer needs for one long document.
+    By default a part ends after a visible character and before a space or newline. No piece of
+    SentencePiece and no match of GPT-2's pre-split pattern crosses such a position, so the ids of
+    the parts, joined, are those of the text. This bounds the memory that a tokenizer needs for one
+    long document.
     """
     start = 0
     while start < len(text):
-        cut = SPACE_AFTER_TEXT.search(text, start + size) if start + size < len(text) else None
+        cut = boundary.search(text, start + size) if start + size < len(text) else None
         stop = cut.start() if cut else len(text)
         yield text[start:stop]
         start = stop

@@ -11,6 +11,7 @@ from typing import Any
 from gptjax.config import data, parse
 from gptjax.data.tokenizers import (
     build,
+    byte_level_bpe,
     gpt1_bpe,
     gpt2_bpe,
     json_tokenizer,
@@ -114,8 +115,12 @@ def detect_tokenizer(folder: Path, default: data.Tokenizer) -> data.Tokenizer:
     """Returns the tokenizer of a folder of weights: its tokenizer.json, else a tiktoken file or
     SentencePiece model in it, else `default`, with the published files if they are in it.
     """
-    if isinstance(default, data.TokenizerJson) and (folder / json_tokenizer.FILE).exists():
-        return dataclasses.replace(default, path=str(folder))
+    if (folder / json_tokenizer.FILE).exists():
+        match default:
+            case data.TokenizerJson():
+                return dataclasses.replace(default, path=str(folder))
+            case data.TrainedBpe():
+                return dataclasses.replace(default, path=str(folder / json_tokenizer.FILE))
     for model in (folder / MODEL_FILE, folder / OTHER_MODEL_FILE):
         family = tiktoken_file.detect(model) if model.exists() else None
         if family is not None:
@@ -189,7 +194,7 @@ def check(folder: Path, rows: int, spec: data.Tokenizer, tokenizer: Tokenizer) -
         raise ValueError(
             f"{stored.file} is not data.tokenizer={spec}: {difference}; weights of another "
             f"vocabulary cannot be used with it: {advice} "
-            "(Gpt2Bpe, Gpt1Bpe, Bytes, SentencePiece)"
+            "(Gpt2Bpe, Gpt1Bpe, Bytes, SentencePiece, TrainedBpe)"
         )
     return extra_symbols
 
@@ -221,7 +226,7 @@ def _check_json_tokenizer(
 def _fast_tokenizer(tokenizer: Tokenizer) -> Any:
     return (
         tokenizer.rust
-        if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer | gpt2_bpe.Gpt2Tokenizer)
+        if isinstance(tokenizer, gpt1_bpe.Gpt1Tokenizer | byte_level_bpe.ByteLevelTokenizer)
         else tokenizer_json.convert(tokenizer)[0]
     )
 

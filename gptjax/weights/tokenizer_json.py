@@ -8,7 +8,7 @@ pieces that form a piece, in order of descending score.
 
 from typing import Any
 
-from gptjax.data.tokenizers import gpt1_bpe, gpt2_bpe, sentencepiece_tokenizer
+from gptjax.data.tokenizers import byte_level_bpe, gpt1_bpe, sentencepiece_tokenizer
 from gptjax.data.tokenizers.build import ByteTokenizer, Tokenizer
 from gptjax.weights import protobuf
 
@@ -27,7 +27,7 @@ def convert(tokenizer: Tokenizer) -> tuple[Any, str]:
     match tokenizer:
         case ByteTokenizer():
             fast_tokenizer = _convert_bytes()
-        case gpt2_bpe.Gpt2Tokenizer():
+        case byte_level_bpe.ByteLevelTokenizer():
             fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
         case gpt1_bpe.Gpt1Tokenizer(spacy=None):
             fast_tokenizer = Tokenizer.from_str(tokenizer.rust.to_str())
@@ -82,7 +82,7 @@ def _end_of_text_token(tokenizer: Tokenizer) -> str:
 def _convert_bytes() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    vocab = {gpt2_bpe.byte_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
+    vocab = {byte_level_bpe.byte_symbol(byte): byte for byte in range(256)} | {END_OF_TEXT: 256}
     fast_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     fast_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast_tokenizer.decoder = decoders.ByteLevel()

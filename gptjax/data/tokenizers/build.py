@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 from gptjax.config import data, parse
 from gptjax.data import unicode
 from gptjax.data.tokenizers import (
+    byte_level_bpe,
     chat_tokens,
     gpt1_bpe,
     gpt2_bpe,
@@ -88,7 +89,9 @@ def save_files(tokenizer: Tokenizer, spec: data.Tokenizer, run: pathlib.Path) ->
         case sentencepiece_tokenizer.SentencePieceTokenizer(model=model, config=config), _:
             if config is not None:
                 atomic.save(run / sentencepiece_tokenizer.CONFIG_FILE, config)
-            atomic.save(run / "tokenizer.model", model)
+            atomic.save(run / sentencepiece_tokenizer.FILE, model)
+        case byte_level_bpe.TrainedTokenizer(content=content), _:
+            atomic.save(run / byte_level_bpe.FILE, content)
         case json_tokenizer.JsonTokenizer(content=content, config=config), _:
             if config is not None:
                 atomic.save(run / json_tokenizer.CONFIG_FILE, config)
@@ -103,8 +106,8 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     `spec` itself if there are none."""
     if isinstance(spec, data.ChatTokens):
         return dataclasses.replace(spec, base=spec_in(spec.base, run))
-    if isinstance(spec, data.SentencePiece):
-        return dataclasses.replace(spec, path=str(run / "tokenizer.model"))
+    if isinstance(spec, data.SentencePiece | data.TrainedBpe):
+        return dataclasses.replace(spec, path=str(run / trained_file(spec)))
     if (
         isinstance(spec, data.TokenizerJson | data.Tiktoken)
         and (run / json_tokenizer.FILE).exists()
@@ -115,6 +118,15 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     ):
         return dataclasses.replace(spec, path=str(run))
     return spec
+
+
+def trained_file(spec: data.SentencePiece | data.TrainedBpe) -> str:
+    """Returns the name of the file of a tokenizer that is trained on a run's own text."""
+    match spec:
+        case data.SentencePiece():
+            return sentencepiece_tokenizer.FILE
+        case data.TrainedBpe():
+            return byte_level_bpe.FILE
 
 
 def without_path(spec: data.Tokenizer) -> data.Tokenizer:
@@ -139,9 +151,9 @@ def build(
 ) -> Tokenizer:
     """Returns the tokenizer that `spec` names.
 
-    model_path, texts: only for SentencePiece without a path. The model file `model_path` is opened
-    if it exists; else the model is trained on `texts()` and saved there. Raises a one-line
-    ValueError for a missing or damaged file and for too little text to train on.
+    model_path, texts: only for SentencePiece and TrainedBpe without a path. The file `model_path`
+    is opened if it exists; else the tokenizer is trained on `texts()` and saved there. Raises a
+    one-line ValueError for a missing or damaged file and for too little text to train on.
     """
     match spec:
         case data.Bytes():
@@ -152,18 +164,18 @@ def build(
             return gpt1_bpe.Gpt1Tokenizer(path, words)
         case data.SentencePiece(path=str(path)):
             return sentencepiece_tokenizer.load(parse.path(path))
-        case data.SentencePiece(n_pieces=n_pieces):
+        case data.TrainedBpe(path=str(path)):
+            return byte_level_bpe.load(parse.path(path))
+        case data.SentencePiece() | data.TrainedBpe():
             if model_path is not None and model_path.exists():
-                return sentencepiece_tokenizer.load(model_path)
+                return build(dataclasses.replace(spec, path=str(model_path)))
             if texts is None:
+                name = type(spec).__name__
                 raise ValueError(
-                    "data.tokenizer=SentencePiece(): there is no text here to train it on; give "
-                    "its model: SentencePiece(path=...)"
+                    f"data.tokenizer={name}(): there is no text here to train it on; give its "
+                    f"{trained_file(spec)}: {name}(path=...)"
                 )
-            model = sentencepiece_tokenizer.train(texts(), n_pieces)
-            if model_path is not None:
-                atomic.save(model_path, model.model)
-            return model
+            return _train(spec, model_path, texts())
         case data.TokenizerJson(path=str(path)):
             return json_tokenizer.load(parse.path(path))
         case data.TokenizerJson():
@@ -177,3 +189,19 @@ def build(
             return json_tokenizer.JsonTokenizer(*tiktoken_file.tokenizer_files(spec))
         case _:
             assert_never(spec)
+
+
+def _train(
+    spec: data.SentencePiece | data.TrainedBpe, path: pathlib.Path | None, texts: Iterable[str]
+) -> Tokenizer:
+    """Returns the tokenizer of `spec` trained on `texts`; its file is saved at `path`."""
+    match spec:
+        case data.SentencePiece(n_pieces=n_pieces):
+            tokenizer = sentencepiece_tokenizer.train(texts, n_pieces)
+            content = tokenizer.model
+        case data.TrainedBpe(n_vocab=n_vocab):
+            tokenizer = byte_level_bpe.train(texts, n_vocab)
+            content = tokenizer.content
+    if path is not None:
+        atomic.save(path, content)
+    return tokenizer

@@ -10,16 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gptjax.config import parse
 from gptjax.data import unicode
+from gptjax.data.tokenizers import training_text
 
 # SentencePiece writes a space as this character, so a literal one must go by its bytes
 SPACE = "\u2581"
 END_OF_TEXT = "<|endoftext|>"
-CONFIG_FILE = "tokenizer_config.json"
+FILE, CONFIG_FILE = "tokenizer.model", "tokenizer_config.json"
 CHUNK_CHARS = 200_000  # characters encoded at once
-# Characters that a model is trained on, spread evenly over the text. Training 4,096 pieces takes
-# about 3 s on 2 cores.
-SAMPLE_CHARS = 12_000_000
-SENTENCE_CHARS = 4_000  # characters handed to the trainer at a time
 
 
 class SentencePieceTokenizer:
@@ -144,43 +141,6 @@ def load(path: pathlib.Path) -> SentencePieceTokenizer:
     )
 
 
-def golden_ratio_hash(number: int) -> int:
-    """Returns a position in 0 ... 2^64 - 1 for a number.
-
-    Successive numbers fill this range evenly, with no period that could coincide with one of the
-    text, such as two alternating languages: multiples of the golden ratio (Knuth, The Art of
-    Computer Programming 3, section 6.4).
-    """
-    return number * 0x9E3779B97F4A7C15 % 2**64
-
-
-def sample_evenly(texts: Iterable[str], max_chars: int) -> list[str]:
-    """Returns parts of SENTENCE_CHARS characters, spread evenly over `texts`: at most `max_chars`
-    characters together, and at least nine tenths of that if the texts have as many."""
-    parts: list[tuple[int, str]] = []
-    number, limit, size = 0, 2**64, 0
-    for text in texts:
-        for start in range(0, len(text), SENTENCE_CHARS):
-            if golden_ratio_hash(number) < limit:
-                parts.append((number, text[start : start + SENTENCE_CHARS]))
-                size += len(parts[-1][1])
-                while size > max_chars and len(parts) > 1:
-                    limit = limit * 19 // 20
-                    parts = [(n, part) for n, part in parts if golden_ratio_hash(n) < limit]
-                    size = sum(len(part) for _, part in parts)
-            number += 1
-    return [part for _, part in parts]
-
-
-def resize(parts: list[str], size: int) -> list[str]:
-    """Returns `parts` repeated until they have `size` characters; of the last repetition only some,
-    spread evenly."""
-    total = max(1, sum(map(len, parts)))
-    times, rest = divmod(size, total)
-    extra = sorted(sorted(range(len(parts)), key=golden_ratio_hash)[: len(parts) * rest // total])
-    return parts * times + [parts[n] for n in extra]
-
-
 def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
     """Returns the tokenizer of a BPE model of `n_pieces` pieces, trained on `texts`; the same texts
     give the same model. Raises ValueError if they are too little.
@@ -194,7 +154,7 @@ def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sample_evenly(texts, sys.maxsize)),
+            sentence_iterator=iter(training_text.sample_evenly(texts, sys.maxsize)),
             model_writer=out,
             model_type="bpe",
             vocab_size=n_pieces,
@@ -205,7 +165,7 @@ def train(texts: Iterable[str], n_pieces: int) -> SentencePieceTokenizer:
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
-            max_sentence_length=8 * SENTENCE_CHARS,  # bytes: longer ones would be dropped
+            max_sentence_length=8 * training_text.PART_CHARS,  # bytes: longer ones would be dropped
             unk_id=0,
             eos_id=1,
             bos_id=-1,

@@ -14,7 +14,7 @@ import re
 from typing import Literal
 
 from gptjax.config import data, parse
-from gptjax.data.tokenizers import gpt2_bpe
+from gptjax.data.tokenizers import byte_level_bpe
 
 FamilyName = Literal["llama3", "cl100k_base", "o200k_base", "o200k_harmony"]
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -187,7 +187,7 @@ def convert(ranks: dict[bytes, int], family: Family) -> tuple[bytes, bytes]:
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    alphabet = [gpt2_bpe.byte_symbol(byte) for byte in range(256)]
+    alphabet = [byte_level_bpe.byte_symbol(byte) for byte in range(256)]
     symbols = {token: "".join(alphabet[byte] for byte in token) for token in ranks}
     merges = [
         (symbols[token[:cut]], symbols[token[cut:]])

@@ -112,7 +112,7 @@ def test_sentencepiece_is_trained_on_training_text_only(tmp_path, monkeypatch):
     "weights, greek", [((1.0, 1.0), 0.5), ((9.0, 1.0), 0.1), ((1.0, 3.0), 0.75)]
 )
 def test_sentencepiece_is_trained_on_all_sources_by_weight(tmp_path, monkeypatch, weights, greek):
-    monkeypatch.setattr("gptjax.data.tokenizers.sentencepiece_tokenizer.SAMPLE_CHARS", 60_000)
+    monkeypatch.setattr("gptjax.data.tokenizers.training_text.SAMPLE_CHARS", 60_000)
     english = write(
         tmp_path / "english.jsonl", [f"{n % 10}" * 500 for n in range(400)], weight=weights[0]
     )  # the first 60,000 are not all

@@ -5,7 +5,13 @@ import io
 import pytest
 import sentencepiece
 
-from gptjax.data.tokenizers import build, gpt1_bpe, gpt2_bpe, sentencepiece_tokenizer
+from gptjax.data.tokenizers import (
+    build,
+    byte_level_bpe,
+    gpt1_bpe,
+    gpt2_bpe,
+    sentencepiece_tokenizer,
+)
 from gptjax.weights import tokenizer_json
 
 HARD = [
@@ -141,6 +147,6 @@ def test_the_end_of_text_of_another_is_called_as_there():
 
 def test_symbols_of_bytes_are_gpt2s():
     vocabulary = gpt2_bpe.Gpt2Tokenizer(None).rust.get_vocab()
-    assert sorted(map(gpt2_bpe.byte_symbol, range(256))) == sorted(
+    assert sorted(map(byte_level_bpe.byte_symbol, range(256))) == sorted(
         s for s, i in vocabulary.items() if i < 256
     )

@@ -16,7 +16,14 @@ from sentencepiece import sentencepiece_model_pb2
 
 from gptjax.config import data
 from gptjax.data import unicode
-from gptjax.data.tokenizers import build, gpt2_bpe, openai_files, sentencepiece_tokenizer
+from gptjax.data.tokenizers import (
+    build,
+    byte_level_bpe,
+    gpt2_bpe,
+    openai_files,
+    sentencepiece_tokenizer,
+    training_text,
+)
 
 ODD = {
     "emoji": (
@@ -139,7 +146,7 @@ def test_gpt2_known_ids_and_size(bpe):
 def test_gpt2_chunks_of_a_long_text_change_nothing(bpe, monkeypatch):
     text = "".join(unicode.replace_surrogates(t) + " 's  x\n\n y" for t in ODD.values() if t)
     whole = bpe.encode(text)
-    monkeypatch.setattr(gpt2_bpe, "CHUNK_CHARS", 7)
+    monkeypatch.setattr(byte_level_bpe, "CHUNK_CHARS", 7)
     assert len(list(unicode.chunks(text, 7))) > 50
     assert bpe.encode(text) == whole
 
@@ -232,10 +239,10 @@ def test_sentencepiece_is_deterministic_cached_and_shows_end_of_text(tmp_path):
 
 def test_a_sample_is_spread_over_all_of_the_text():
     texts = [chr(65 + n) * 10_000 for n in range(20)]
-    kept = sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000)
+    kept = training_text.sample_evenly(iter(texts), 100_000)
     assert 80_000 <= sum(map(len, kept)) <= 100_000 and len({part[0] for part in kept}) > 17
-    assert sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000) == kept and "".join(
-        sentencepiece_tokenizer.sample_evenly(texts, 10**6)
+    assert training_text.sample_evenly(iter(texts), 100_000) == kept and "".join(
+        training_text.sample_evenly(texts, 10**6)
     ) == "".join(texts)
 
 
@@ -243,9 +250,9 @@ def test_a_sample_is_spread_over_all_of_the_text():
 def test_a_sample_is_not_in_step_with_what_alternates(period):
     texts = [chr(65 + n % period) * 100 for n in range(4000)]
     for some in (
-        sentencepiece_tokenizer.sample_evenly(iter(texts), 100_000),
-        sentencepiece_tokenizer.resize(texts, 200_000),
-        sentencepiece_tokenizer.resize(texts, 40_000),
+        training_text.sample_evenly(iter(texts), 100_000),
+        training_text.resize(texts, 200_000),
+        training_text.resize(texts, 40_000),
     ):
         shares = [sum(text[0] == chr(65 + n) for text in some) / len(some) for n in range(period)]
         assert max(shares) - min(shares) < 0.02
@@ -253,18 +260,12 @@ def test_a_sample_is_not_in_step_with_what_alternates(period):
 
 def test_a_sample_that_is_too_short_is_given_several_times():
     parts = [letter * 10 for letter in "abcd"]
+    assert training_text.resize(parts, 40) == parts and training_text.resize(parts, 80) == parts * 2
     assert (
-        sentencepiece_tokenizer.resize(parts, 40) == parts
-        and sentencepiece_tokenizer.resize(parts, 80) == parts * 2
+        training_text.resize(parts, 100)[:8] == parts * 2
+        and len(set(training_text.resize(parts, 100)[8:])) == 2
     )
-    assert (
-        sentencepiece_tokenizer.resize(parts, 100)[:8] == parts * 2
-        and len(set(sentencepiece_tokenizer.resize(parts, 100)[8:])) == 2
-    )
-    assert (
-        len(sentencepiece_tokenizer.resize(parts, 20)) == 2
-        and sentencepiece_tokenizer.resize([], 20) == []
-    )
+    assert len(training_text.resize(parts, 20)) == 2 and training_text.resize([], 20) == []
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sentencepiece"])
