@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.data.tokenizers import build as tokenizer
-from gptjax.data.tokenizers import gpt1_bpe, sentencepiece_tokenizer
+from gptjax.data.tokenizers import byte_level_bpe, gpt1_bpe, sentencepiece_tokenizer
 
 TEXT = (
     "The plural of dog is dogs. She is unlikely to answer: it's 1,000 or -42 (U.S.)\n\nclass "
@@ -62,13 +62,14 @@ def _train_prefixed():
 BUILDERS = {
     "bytes": tokenizer.ByteTokenizer,
     "gpt2": lambda: tokenizer.build(data.Gpt2Bpe()),
+    "trained": lambda: byte_level_bpe.train([TEXT] * 50, 300),
     "pieces": lambda: sentencepiece_tokenizer.train([TEXT] * 50, 400),
     "prefixed": _train_prefixed,
     "words": WordTokenizer,
     "gpt1": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "basic"),
     "gpt1 spacy": lambda: gpt1_bpe.Gpt1Tokenizer(str(GPT1), "spacy"),
 }
-EXACT = ("bytes", "gpt2", "pieces")  # decoding gives back the text
+EXACT = ("bytes", "gpt2", "trained", "pieces")  # decoding gives back the text
 ALL = [
     pytest.param(name, marks=[pytest.mark.shared] * name.startswith("gpt1")) for name in BUILDERS
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import data, schema
-from gptjax.data.tokenizers import build, sentencepiece_tokenizer
+from gptjax.data.tokenizers import build, byte_level_bpe, sentencepiece_tokenizer
 from gptjax.model import gpt
 from gptjax.sharding import device_mesh
 from gptjax.training import state, step
@@ -25,7 +25,14 @@ NEEDED = (
 torch = pytest.importorskip("torch", reason=NEEDED)
 pytest.importorskip("transformers", reason=NEEDED)
 
-KINDS = ["bytes", "gpt2", "sentencepiece", "neo", pytest.param("gpt1", marks=pytest.mark.shared)]
+KINDS = [
+    "bytes",
+    "gpt2",
+    "sentencepiece",
+    "trained",
+    "neo",
+    pytest.param("gpt1", marks=pytest.mark.shared),
+]
 KINDS += [pytest.param("spacy", marks=pytest.mark.shared)]
 
 
@@ -52,6 +59,9 @@ def spoken(kind: str, shared, tmp_path) -> tuple[data.Tokenizer, build.Tokenizer
         case "sentencepiece" | "neo":
             (tmp_path / "its.model").write_bytes(sentencepiece_tokenizer.train(TRAINED, 330).model)
             spec = data.SentencePiece(path=str(tmp_path / "its.model"))
+        case "trained":
+            (tmp_path / "its.json").write_bytes(byte_level_bpe.train(TRAINED, 290).content)
+            spec = data.TrainedBpe(path=str(tmp_path / "its.json"))
         case "gpt2":
             spec = data.Gpt2Bpe()
         case _:

@@ -79,15 +79,9 @@ def test_several_sources_and_a_separate_one(text, tmp_path, capsys):
     assert read.description()["validation"]["tokens"] == 14 * 500 + 1
 
 
-def test_sentencepiece_travels_with_the_shards(text, tmp_path, capsys):
-    prepare.main(
-        arguments(
-            text,
-            tmp_path / "out",
-            "--set=data.tokenizer=SentencePiece(n_pieces=310)",
-            "--workers=1",
-        )
-    )
+@pytest.mark.parametrize("spec", ["SentencePiece(n_pieces=310)", "TrainedBpe(n_vocab=310)"])
+def test_a_trained_tokenizer_travels_with_the_shards(spec, text, tmp_path, capsys):
+    prepare.main(arguments(text, tmp_path / "out", f"--set=data.tokenizer={spec}", "--workers=1"))
     read = open_dataset.open_dataset(
         config_of(capsys.readouterr().out), tmp_path / "cache", lambda line: pytest.fail(line)
     )
@@ -150,8 +144,8 @@ def test_help_is_answered_before_anything_slow_is_imported():
     ran = subprocess.run(program("--help"), cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0 and "--characters_per_shard" in ran.stdout
     slow = (
-        "{'numpy', 'jax', 'grain', 'tokenizers', 'sentencepiece', 'pyarrow', 'rich', "
-        "'tensorflow_datasets'}"
+        "{'numpy', 'jax', 'grain', 'tokenizers', 'tiktoken', 'sentencepiece', 'pyarrow', "
+        "'rich', 'tensorflow_datasets'}"
     )
     check = (
         f"import sys, gptjax.prepare; sys.exit(str({slow} & set(sys.modules)) if {slow} & "
@@ -195,13 +189,14 @@ def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
     assert "10 documents" in capsys.readouterr().out and len(listed) == 2
 
 
-def test_what_is_finished_stays_as_it_is(text, tmp_path, capsys):
+@pytest.mark.parametrize("spec", ["SentencePiece(n_pieces=300)", "TrainedBpe(n_vocab=300)"])
+def test_what_is_finished_stays_as_it_is(spec, text, tmp_path, capsys):
     """Also where the tokenizer is made of the text, which has another time, then another line."""
     given = arguments(
         text,
         tmp_path / "out",
         "--workers=1",
-        "--set=data.tokenizer=SentencePiece(n_pieces=300)",
+        f"--set=data.tokenizer={spec}",
         "--set=model.n_vocab=300",
     )
     prepare.main(given)

@@ -114,7 +114,7 @@ def load(path: pathlib.Path) -> TrainedTokenizer:
             "model": {"vocab": dict(vocabulary), "merges": list(merges)},
         } if all(_is_pair(merge, vocabulary) for merge in merges):
             tokenizer = TrainedTokenizer([(left, right) for left, right in merges])
-            if tokenizer.vocabulary == vocabulary | {END_OF_TEXT: tokenizer.end_of_text}:
+            if tokenizer.vocabulary == vocabulary:
                 return tokenizer
     raise ValueError(
         f"data.tokenizer=TrainedBpe(path=...): {path} is not the tokenizer.json of a byte-level "

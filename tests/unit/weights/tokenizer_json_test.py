@@ -44,6 +44,7 @@ def texts(request):
         "bytes": build.ByteTokenizer(),
         "gpt2": gpt2_bpe.Gpt2Tokenizer(None),
         "sentencepiece": sentencepiece_tokenizer.train(TRAINED, 330),
+        "trained": byte_level_bpe.train(TRAINED, 290),
     }
     folder = request.config.rootpath.parent / "shared" / "data" / "tokenizers" / "gpt1"
     return found | (
@@ -52,7 +53,8 @@ def texts(request):
 
 
 @pytest.mark.parametrize(
-    "kind", ["bytes", "gpt2", "sentencepiece", pytest.param("gpt1", marks=pytest.mark.shared)]
+    "kind",
+    ["bytes", "gpt2", "sentencepiece", "trained", pytest.param("gpt1", marks=pytest.mark.shared)],
 )
 def test_ids_and_text_are_ours(texts, kind):
     ours = texts[kind]
