@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE_AFTER_TEXT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
@@ -14,9 +13,11 @@ def replace_surrogates(text: str) -> str:
     A str may hold surrogates (from JSON's escapes, or file names), UTF-8 may not: OpenAI's encoder
     raises on them. Conversion through UTF-16 is what tiktoken does (github.com/openai/tiktoken).
     """
-    if not SURROGATE.search(text):
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode()  # a third of the time of a search, or less
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def chunks(text: str, size: int, boundary: re.Pattern[str] = SPACE_AFTER_TEXT) -> Iterator[str]:
