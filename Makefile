@@ -3,6 +3,7 @@
 # make check   formatting, lint and types
 # make test-docs   run every command of README and docs/ as written (minutes)
 # make test-extra, test-gpu   those that need requirements-eval.txt and -cloud.txt (0.5 GB) or -gpu.txt (5 GB; compiled for a GPU, none is needed)
+# make test-spark  Spark keeps what the local engine keeps (0.6 GB, and Java)
 # make mutants   are wrong programs noticed? some hours; goes on where it was interrupted
 # make docs    draw docs/patterns.png again and build the documentation site into site/
 # PYTHON=python3.13 VENV=.venv313 chooses another Python.
@@ -13,7 +14,7 @@ RUN = $(VENV)/bin/python
 EXTRA = tests/unit/data/tokenizers/gpt1_bpe_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py tests/parity/smollm2_test.py
 
-.PHONY: train test test-slow test-docs test-extra test-gpu mutants check docs clean
+.PHONY: train test test-slow test-docs test-extra test-spark test-gpu mutants check docs clean
 
 train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
@@ -29,6 +30,9 @@ test-docs: $(VENV)/installed-dev
 
 test-extra: $(VENV)/installed-eval $(VENV)/installed-cloud $(VENV)/installed-smollm2
 	$(RUN) -m pytest -m "slow or not slow" $(EXTRA)
+
+test-spark: $(VENV)/installed-spark
+	$(RUN) -m pytest -m "slow or not slow" tests/parity/spark_test.py
 
 test-gpu: $(VENV)/installed-gpu
 	$(RUN) -m pytest tests/parity/accelerators_test.py
@@ -48,11 +52,15 @@ $(VENV)/installed: requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev $(VENV)/installed-docs: $(VENV)/installed-%: $(VENV)/installed requirements-%.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-curation.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-curation.txt
 	touch $@
 
-$(VENV)/installed-eval $(VENV)/installed-cloud $(VENV)/installed-gpu: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+$(VENV)/installed-eval $(VENV)/installed-cloud $(VENV)/installed-gpu $(VENV)/installed-spark: $(VENV)/installed-%: $(VENV)/installed-dev requirements-%.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 

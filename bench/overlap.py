@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from gptjax.config import parse
-from gptjax.curate import ngrams
+from gptjax.curation import ngrams
 from gptjax.data import tokenize
 from gptjax.data.sources import files
 

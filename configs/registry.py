@@ -23,11 +23,13 @@ from typing import Any, TypeVar
 
 from gptjax.config import parse
 from gptjax.config.chat_recipe import ChatRecipe
+from gptjax.config.curation import Curation
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.rlhf_recipe import RlhfRecipe
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Sweep
 from gptjax.configs import chat as chat_recipes
+from gptjax.configs import curation as curation_recipes
 from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
 from gptjax.configs import rlhf as rlhf_recipes
@@ -41,12 +43,14 @@ FINETUNING = classification_recipes.FINETUNING  # name -> a function that return
 # name -> a function that returns a ChatRecipe
 SFT, DPO, REWARD = chat_recipes.SFT, chat_recipes.DPO, chat_recipes.REWARD
 RLHF = rlhf_recipes.RLHF  # name -> a function that returns an RlhfRecipe
-Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, RlhfRecipe, Sweep)
+CURATION = curation_recipes.CURATION  # name -> a function that returns a Curation
+Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, RlhfRecipe, Curation, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
     Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
     ChatRecipe: ("recipe of conversations", "gptjax.sft --config"),
     RlhfRecipe: ("recipe of learning by sampling", "gptjax.rlhf --config"),
+    Curation: ("recipe of curation", "gptjax.curate --recipe"),
     Sweep: ("sweep", "gptjax.sweep --sweep"),
 }  # type of a recipe -> (what it is called, what takes it)
 
@@ -91,10 +95,10 @@ def chat_recipe(name: str, recipes: Mapping[str, Any]) -> ChatRecipe:
     """Returns the recipe with this name of `recipes`, such as SFT, or FILE.py:NAME. Raises a
     one-line ValueError if there is none.
     """
-    return _chat_recipe(name, recipes, ChatRecipe)
+    return _recipe(name, recipes, ChatRecipe)
 
 
-def _chat_recipe(name: str, recipes: Mapping[str, Any], kind: type) -> Any:
+def _recipe(name: str, recipes: Mapping[str, Any], kind: type) -> Any:
     """The recipe with this name of `recipes`, or in a file."""
     if is_in_file(name):
         return _read_from_file(name, kind)
@@ -107,7 +111,13 @@ def _chat_recipe(name: str, recipes: Mapping[str, Any], kind: type) -> Any:
 def rlhf_recipe(name: str) -> RlhfRecipe:
     """Returns the recipe of RLHF with this name, or FILE.py:NAME. Raises a one-line ValueError if
     there is none."""
-    return _chat_recipe(name, RLHF, RlhfRecipe)
+    return _recipe(name, RLHF, RlhfRecipe)
+
+
+def curation(name: str) -> Curation:
+    """Returns the recipe of curation with this name, or FILE.py:NAME. Raises a one-line ValueError
+    if there is none."""
+    return _recipe(name, CURATION, Curation)
 
 
 def sweep(name: str) -> Sweep:

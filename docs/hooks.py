@@ -21,6 +21,7 @@ from unittest import mock
 from gptjax import __main__ as programs
 from gptjax.config import (
     chat_recipe,
+    curation,
     decontamination,
     evaluation,
     finetuning,
@@ -196,6 +197,7 @@ def records() -> dict[type, str]:
         (chat_recipe.ChatRecipe, ""),
         (rlhf_recipe.RlhfRecipe, ""),
         (evaluation.Protocol, "TASK."),
+        (curation.Curation, ""),
         (decontamination.Filter, ""),
         (decontamination.OverlapRule, ""),
         (sweep.Sweep, ""),

@@ -4,9 +4,10 @@ import argparse
 import dataclasses
 import difflib
 import re
+import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from gptjax.config import data, find_files, overrides, parse, synonyms
@@ -246,6 +247,15 @@ def with_text(recipe: Config, path: str) -> Config:
     )
     name = f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stem)[:60]}"
     return dataclasses.replace(recipe, name=name, data=source)
+
+
+def set_flags(assignments: Iterable[str]) -> str:
+    """Returns the flags that make assignments, quoted for a shell: --set "a.b=1" --set "c=2"."""
+    quoted = (
+        shlex.quote(text) if any(c in text for c in '"$`\\') else f'"{text}"'
+        for text in assignments
+    )
+    return " ".join(f"--set {text}" for text in quoted)
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from gptjax import cli
 from gptjax.config import data, decontamination, find_files, overrides, parse
+from gptjax.report import formats
 from gptjax.runtime import errors
 
 if TYPE_CHECKING:
-    from gptjax.curate import ngram_job, ngrams
+    from gptjax.curation import ngram_job, ngrams
     from gptjax.evals import contamination
 
 EXAMPLE = """python -m gptjax.decontaminate filter --text='corpus/*.jsonl.zst' --tasks=hellaswag,piqa --out=clean
@@ -134,10 +135,18 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
     """
     import numpy as np
 
-    from gptjax.curate import count_ngrams, ngrams, remove_ngrams
+    from gptjax.curation import count_ngrams, ngrams, remove_ngrams
     from gptjax.evals import contamination
 
-    tasks = load_tasks(args, contamination.test_splits)
+    tasks = load_tasks(
+        args.tasks,
+        contamination.test_splits,
+        args.task_data,
+        args.tfds_dir,
+        args.words,
+        args.seed,
+        generated=False,
+    )
     hashes_by_task = [
         contamination.ngram_hashes(task, np.full(len(task.texts), rule.n)) for task in tasks
     ]
@@ -174,7 +183,7 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
         for name, entry in report["tasks"].items()
     ]
     print(
-        format_table(
+        formats.format_table(
             [
                 (
                     "task",
@@ -188,7 +197,7 @@ def filter_corpus(args: argparse.Namespace, rule: decontamination.Filter) -> Non
         )
     )
     print(
-        format_table(
+        formats.format_table(
             [(name.replace("_", " "), f"{count:,}") for name, count in report["counts"].items()]
         )
     )
@@ -202,11 +211,18 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
     """
     import numpy as np
 
-    from gptjax.curate import ngrams
+    from gptjax.curation import ngrams
     from gptjax.evals import clean_scores, contamination
     from gptjax.runtime import atomic
 
-    tasks = load_tasks(args, lambda task: task.splits[:1])
+    tasks = load_tasks(
+        args.tasks,
+        lambda task: task.splits[:1],
+        args.task_data,
+        args.tfds_dir,
+        args.words,
+        args.seed,
+    )
     if taken := sorted({task_texts.name for task_texts in tasks} & {"job", "report"}):
         raise ValueError(
             f"a task cannot be called {taken[0]} here: its marks are written to {taken[0]}.json, "
@@ -255,7 +271,7 @@ def check_tasks(args: argparse.Namespace, rule: decontamination.OverlapRule) -> 
                 share,
             )
         )
-    print(format_table(rows))
+    print(formats.format_table(rows))
 
 
 def compare_scores(args: argparse.Namespace) -> None:
@@ -267,7 +283,7 @@ def compare_scores(args: argparse.Namespace) -> None:
         args.results,
         parse.path(args.task_data) if args.task_data is not None else None,
     )
-    print(format_table([clean_scores.COLUMNS, *map(clean_scores.format_row, rows)]))
+    print(formats.format_table([clean_scores.COLUMNS, *map(clean_scores.format_row, rows)]))
     if args.out is not None:
         from gptjax.runtime import atomic
 
@@ -275,37 +291,40 @@ def compare_scores(args: argparse.Namespace) -> None:
 
 
 def load_tasks(
-    args: argparse.Namespace, select_splits: Callable[[Any], tuple[str, ...]]
+    names: str | None,
+    select_splits: Callable[[Any], tuple[str, ...]],
+    data_dir: str | None,
+    tfds_dir: str | None,
+    words: str | None = None,
+    seed: int = 0,
+    generated: bool = True,
 ) -> list[Any]:
     """Returns the tasks with their items; prints a line for each without data. Raises ValueError if
     no task is left.
+
+    names: separated by commas; None: all. generated: whether tasks that are not named may be such
+    as are made from a seed, whose items are in no corpus.
     """
     from gptjax.evals import contamination, registry, task_data
 
-    folder = parse.path(args.task_data) if args.task_data is not None else None
+    folder = parse.path(data_dir) if data_dir is not None else None
     by_name = (
-        registry.get_tasks([name.strip() for name in args.tasks.split(",")], folder)
-        if args.tasks
+        registry.get_tasks([name.strip() for name in names.split(",")], folder)
+        if names
         else registry.all_tasks()
     )
     task_texts = []
     for task in {task.name: task for task in by_name.values()}.values():
-        task = dataclasses.replace(
-            task, protocol=dataclasses.replace(task.protocol, words=args.words)
-        )
+        task = dataclasses.replace(task, protocol=dataclasses.replace(task.protocol, words=words))
         task_splits = select_splits(task)
-        if not task_splits or (
-            args.mode == "filter" and task.make_rows is not None and not args.tasks
-        ):
-            continue  # generated items are in no corpus
+        if not task_splits or (task.make_rows is not None and not generated and not names):
+            continue
         try:
             task_texts.append(
                 contamination.collect_texts(
                     task,
                     task_splits,
-                    lambda t, p, s: task_data.load_rows(
-                        t, p, s, args.task_data, args.tfds_dir, args.seed
-                    ),
+                    lambda t, p, s: task_data.load_rows(t, p, s, data_dir, tfds_dir, seed),
                 )
             )
         except ValueError as error:
@@ -334,7 +353,7 @@ def start_job(
     """
     import numpy as np
 
-    from gptjax.curate import ngram_job
+    from gptjax.curation import ngram_job
 
     hashes = np.unique(np.concatenate(hashes_by_task))
     if not len(hashes):
@@ -354,23 +373,6 @@ def start_job(
     }
     source = data.Text(path=args.text, field=args.field)
     return ngram_job.start(args.out, record, source, hashes, lengths, args.workers)
-
-
-def format_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Formats a table with the first column left-aligned, the others right-aligned, followed by an
-    empty line.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -158,13 +158,7 @@ def how_to_train(
         assignment for assignment in args.assignments if not assignment.startswith(prefixes)
     ]
     settings = [*kept_assignments, *(f"{path}={value}" for path, value in new_settings.items())]
-    quoted = [
-        shlex.quote(setting) if any(c in setting for c in '"$`\\') else f'"{setting}"'
-        for setting in settings
-    ]
-    return " ".join(
-        [f"--config={shlex.quote(args.config)}", *(f"--set {setting}" for setting in quoted)]
-    )
+    return f"--config={shlex.quote(args.config)} {cli.set_flags(settings)}"
 
 
 if __name__ == "__main__":

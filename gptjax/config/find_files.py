@@ -10,23 +10,28 @@ import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 
 from gptjax.config import parse
 
-FORMATS = {  # extension -> format
+Formats = Mapping[str, str]  # extension -> format
+FORMATS: Formats = {
     ".txt": ".txt",
     ".jsonl": ".jsonl",
     ".ndjson": ".jsonl",
     ".json": ".jsonl",
     ".parquet": ".parquet",
 }
+# Those that curation reads.
+PAGE_FORMATS: Formats = {
+    ".warc": ".warc",
+    ".wet": ".warc",
+    ".html": ".html",
+    ".htm": ".html",
+    **FORMATS,
+}
 COMPRESSIONS = (".gz", ".xz", ".zst")
-FORMAT_HINT = (
-    "give .txt, .jsonl or .parquet, each plain or .gz, .xz or .zst; .ndjson and .json are read as "
-    ".jsonl, one object per line"
-)
 # Skipped like folders whose names begin with a dot: they hold no text.
 OTHER_FOLDERS = {"checkpoints", "__pycache__", "__MACOSX"}
 
@@ -59,7 +64,16 @@ class Listing:
         return f"skipped: {'; '.join(lines)}" if lines else None
 
 
-def file_type(path: Path) -> tuple[str, str]:
+def format_hint(formats: Formats) -> str:
+    """Says which formats may be given."""
+    *names, last = dict.fromkeys(formats.values())
+    return (
+        f"give {', '.join(names)} or {last}, each plain or .gz, .xz or .zst; .ndjson and .json are "
+        "read as .jsonl, one object per line"
+    )
+
+
+def file_type(path: PurePath, formats: Formats = FORMATS) -> tuple[str, str]:
     """Returns (format, compression) by the file's name, each "" if unknown, ignoring case:
     (".jsonl", ".xz").
     """
@@ -67,7 +81,7 @@ def file_type(path: Path) -> tuple[str, str]:
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name.removesuffix(compression)
     return next(
-        (holds for ending, holds in FORMATS.items() if name.endswith(ending) and name != ending), ""
+        (holds for ending, holds in formats.items() if name.endswith(ending) and name != ending), ""
     ), compression
 
 
@@ -78,7 +92,7 @@ def stem(path: Path) -> str:
     return name.rpartition(".")[0] if format_ else name
 
 
-_listings: contextvars.ContextVar[dict[str, Listing] | None] = contextvars.ContextVar(
+_listings: contextvars.ContextVar[dict[tuple[str, int], Listing] | None] = contextvars.ContextVar(
     "listings", default=None
 )
 
@@ -98,7 +112,7 @@ def list_once() -> Iterator[None]:
             _listings.reset(token)
 
 
-def find(path: str) -> Listing:
+def find(path: str, formats: Formats = FORMATS) -> Listing:
     """Returns the files that `path` names: each real file once, following links, cutting cycles.
 
     In a directory or glob these are skipped: hidden files and folders and OTHER_FOLDERS, unless the
@@ -109,13 +123,14 @@ def find(path: str) -> Listing:
     """
     listings = _listings.get()
     if listings is None:
-        return _list(path)
-    if path not in listings:
-        listings[path] = _list(path)
-    return listings[path]
+        return _list(path, formats)
+    key = path, len(formats)
+    if key not in listings:
+        listings[key] = _list(path, formats)
+    return listings[key]
 
 
-def _list(path: str) -> Listing:
+def _list(path: str, formats: Formats) -> Listing:
     try:
         where = parse.path(path)
     except ValueError as error:
@@ -127,12 +142,13 @@ def _list(path: str) -> Listing:
             (entry for _, entries in _walk_folders(where, skipped) for entry in entries),
             skipped,
             "has no text file",
+            formats,
         )
     if where.exists() or where.is_symlink() or not glob.has_magic(path):
         if not where.exists() and not where.is_symlink():
-            raise ValueError(f"{path} does not exist; {FORMAT_HINT}")
-        if not file_type(where)[0]:
-            raise ValueError(f"{path}: unknown format by its name; {FORMAT_HINT}")
+            raise ValueError(f"{path} does not exist; {format_hint(formats)}")
+        if not file_type(where, formats)[0]:
+            raise ValueError(f"{path}: unknown format by its name; {format_hint(formats)}")
         return Listing({where: stat_regular(where)}, {})
     every = where.parts[1:] if where.is_absolute() else where.parts
     # Repeated ** are the same as one.
@@ -142,7 +158,11 @@ def _list(path: str) -> Listing:
         if not part == after == "**"
     )
     return _select(
-        path, _match(Path(where.anchor), parts, skipped), skipped, "matches no file of text"
+        path,
+        _match(Path(where.anchor), parts, skipped),
+        skipped,
+        "matches no file of text",
+        formats,
     )
 
 
@@ -179,7 +199,9 @@ def stat_regular(file: Path) -> os.stat_result:
 Skipped = collections.defaultdict[str, set[Path]]  # reason -> entries
 
 
-def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) -> Listing:
+def _select(
+    path: str, entries: Iterator[Path], skipped: Skipped, nothing: str, formats: Formats
+) -> Listing:
     """Lists the real files of a known format among the entries, each once, by its own name rather
     than that of a link. nothing: the error text if there is none.
     """
@@ -188,7 +210,7 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     for file in sorted(set(entries), key=lambda file: (file.is_symlink(), file)):
         if file.is_dir():
             continue
-        if not file_type(file)[0]:
+        if not file_type(file, formats)[0]:
             skipped["of unknown format"].add(file)
             continue
         state = stat_regular(file)
@@ -205,7 +227,7 @@ def _select(path: str, entries: Iterator[Path], skipped: Skipped, nothing: str) 
     )
     if not states:
         raise ValueError(
-            f"{path} {nothing}{f' ({listing.remark()})' if skipped else ''}; {FORMAT_HINT}"
+            f"{path} {nothing}{f' ({listing.remark()})' if skipped else ''}; {format_hint(formats)}"
         )
     return listing
 

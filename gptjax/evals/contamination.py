@@ -14,7 +14,7 @@ import numpy as np
 
 from gptjax.config.decontamination import OverlapRule
 from gptjax.config.evaluation import Protocol
-from gptjax.curate import ngrams
+from gptjax.curation import ngrams
 from gptjax.data import tokenize
 from gptjax.evals import task_data
 from gptjax.evals.task import Item, Task

@@ -1,5 +1,6 @@
-"""How metrics are shown on the console, name by name."""
+"""How metrics and tables are shown on the console."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
@@ -81,3 +82,18 @@ def si(n: float) -> str:
         (1.0, ""),
     )
     return f"{value / size:g}{unit}"
+
+
+def format_table(rows: Sequence[tuple[str, ...]], left: Collection[int] = (0,)) -> str:
+    """Formats a table, followed by an empty line. left: columns that are left-aligned; the others
+    are right-aligned.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines) + "\n"

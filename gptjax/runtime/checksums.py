@@ -76,6 +76,12 @@ def read_array(path: pathlib.Path) -> np.ndarray:
     return np.load(io.BytesIO(content[:-end]), allow_pickle=False)
 
 
+def file_digest(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def npy_bytes(array: np.ndarray) -> bytes:
     """Returns an array in .npy format."""
     header = io.BytesIO()

@@ -14,6 +14,11 @@ from gptjax.config import parse
 OWN_PACKAGES = ("gptjax", "bench", "tests")
 EXTRA_PACKAGES = {
     "datasets": "stream",
+    "fastwarc": "curation",
+    "resiliparse": "curation",
+    "py3langid": "curation",
+    "mmh3": "curation",
+    "pyspark": "spark",
     "gcsfs": "cloud",
     "wandb": "cloud",
     "lm_eval": "eval",

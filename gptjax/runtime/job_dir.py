@@ -17,6 +17,9 @@ FIELD_NAMES = {
     "block": "number of characters a shard",
     "tasks": "set of tasks",
     "held_out": "validation split",
+    "before": "stage before it",
+    "files": "state of the files that were read",
+    "state": "state of its own files",
 }
 MAX_CHARS = 80  # of a value in an error
 

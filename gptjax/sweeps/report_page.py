@@ -1,17 +1,14 @@
 """The report of a sweep: report.md with the table, report.html with the table and all pictures in
 one file, and the pictures as files."""
 
-import base64
 import dataclasses
-import html
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from gptjax.config import count
-from gptjax.data import unicode
-from gptjax.report import console, formats, loss_plot
+from gptjax.report import console, formats, html_page, loss_plot
 from gptjax.sweeps import comparison, run_status
 
 COLORS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F", "#1F2937")
@@ -221,12 +218,6 @@ def plot_bars(results: Sequence[comparison.ArmResult], path: Path) -> Path:
     return path
 
 
-CSS = """body{font:16px/1.5 system-ui,sans-serif;color:#1F2937;max-width:1100px;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:14px}
-td,th{padding:.35rem .7rem;border-bottom:1px solid #E5E7EB;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left;font-family:ui-monospace,monospace}img{max-width:100%;margin:1rem 0}p{color:#4B5563}"""  # noqa: E501
-
-
 def render_html(
     name: str,
     description: str,
@@ -237,41 +228,25 @@ def render_html(
 ) -> str:
     """Returns report.html, a single file that contains the pictures."""
 
-    def row(cells, tag):
-        return (
-            "<tr>"
-            + "".join(
-                f"<{tag}>{html.escape(unicode.replace_surrogates(cell))}</{tag}>" for cell in cells
-            )
-            + "</tr>"
-        )
-
-    def table(head, body):
-        lines = "\n".join([row(head, "th"), *(row(cells, "td") for cells in body)])
-        return f'<div style="overflow-x:auto"><table>{lines}</table></div>'
-
-    def image(picture):
-        return (
-            f'<img alt="{picture.stem}" '
-            f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
-        )
-
-    title = html.escape(run_status.one_line(name))
-    failure_html = "".join(f"<p>{html.escape(run_status.one_line(line))}</p>" for line in failures)
+    title = run_status.one_line(name)
+    lines = [run_status.one_line(description), NOTE, *map(run_status.one_line, failures)]
+    about, note, *problems = (f"<p>{html_page.escape(line)}</p>" for line in lines)
     parts = [
-        f"<h2>{part.title}</h2>\n{table(part.columns, part.rows)}\n<p>{html.escape(part.note)}</p>\n{image(part.picture)}"  # noqa: E501
+        f"<h2>{part.title}</h2>\n{html_page.table(part.columns, part.rows)}\n"
+        f"<p>{html_page.escape(part.note)}</p>\n{_image(part.picture)}"
         for part in sections
     ]
-    return "\n".join(
+    return html_page.page(
+        title,
         [
-            '<!doctype html><html lang="en"><meta '
-            f'charset="utf-8"><title>{title}</title><style>{CSS}</style>',
-            f"<h1>{title}</h1><p>{html.escape(run_status.one_line(description))}</p>",
-            table(COLUMNS, table_rows(results)),
-            f"<p>{html.escape(NOTE)}</p>{failure_html}",
-            *map(image, pictures),
+            f"<h1>{html_page.escape(title)}</h1>{about}",
+            html_page.table(COLUMNS, table_rows(results)),
+            "".join([note, *problems]),
+            *map(_image, pictures),
             *parts,
-            "</html>",
-            "",
-        ]
+        ],
     )
+
+
+def _image(picture: Path) -> str:
+    return html_page.image(picture.read_bytes(), picture.stem)

@@ -51,7 +51,7 @@ FINDS = {
     "GGUF": "gptjax/data/tokenizers/gguf_file.py",
     "MLP": "gptjax/model/mlp.py",
     "experts": "gptjax/model/experts.py",
-    "n-gram": "gptjax/curate/ngrams.py",
+    "n-gram": "gptjax/curation/ngrams.py",
     "optimizer": "gptjax/training/optimizer.py",
     "packing": "gptjax/data/packing.py",
     "Parquet": "gptjax/data/sources/files.py",

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gptjax import decontaminate
-from gptjax.curate import count_ngrams, ngram_job, remove_ngrams
+from gptjax.curation import count_ngrams, ngram_job, remove_ngrams
 from gptjax.data.sources import files
 
 VOCABULARY = [

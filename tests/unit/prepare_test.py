@@ -172,7 +172,9 @@ def test_ones_own_text_is_prepared_and_the_last_line_trains_on_it(tmp_path, caps
 
 def test_a_corpus_is_listed_once(tmp_path, capsys, monkeypatch):
     listed, list_path = [], find_files._list
-    monkeypatch.setattr(find_files, "_list", lambda path: listed.append(path) or list_path(path))
+    monkeypatch.setattr(
+        find_files, "_list", lambda path, formats: listed.append(path) or list_path(path, formats)
+    )
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text("a book of many words, " * 90)
     given = [

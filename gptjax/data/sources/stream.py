@@ -87,7 +87,8 @@ class FileReader:
             raise ValueError(f"{source.path} cannot be read: {errors.first_line(error)}") from None
         self.files = tuple(File(*info) for info in sorted(found))
         if not self.files:
-            raise ValueError(f"{source.path}: there is no file of text; {find_files.FORMAT_HINT}")
+            hint = find_files.format_hint(find_files.FORMATS)
+            raise ValueError(f"{source.path}: there is no file of text; {hint}")
 
     def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
         for number in range(place.file, len(self.files)):

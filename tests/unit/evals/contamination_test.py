@@ -11,7 +11,7 @@ import pytest
 
 from gptjax.config import data
 from gptjax.config.decontamination import OverlapRule
-from gptjax.curate import count_ngrams, ngrams
+from gptjax.curation import count_ngrams, ngrams
 from gptjax.evals import clean_scores, contamination, outcomes, registry, task_data
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from gptjax.config.decontamination import Filter, OverlapRule
-from gptjax.curate import remove_ngrams
+from gptjax.curation import remove_ngrams
 
 RULE = Filter()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gptjax.config import data
-from gptjax.curate import count_ngrams, ngrams
+from gptjax.curation import count_ngrams, ngrams
 from gptjax.data.sources import open
 from gptjax.report import console
 from gptjax.runtime import atomic, checksums, job_dir

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import data, find_files
-from gptjax.curate import ngrams
+from gptjax.curation import ngrams
 from gptjax.data import tokenize
 from gptjax.data.sources import open
 from gptjax.data.sources.document import Document

@@ -14,7 +14,9 @@ from typing import Any
 
 from gptjax.config import find_files
 from gptjax.config.decontamination import Filter
-from gptjax.curate import count_ngrams, ngrams
+from gptjax.curation import count_ngrams, ngrams
+from gptjax.curation.page import PIECE_BITS, Dropped, Page
+from gptjax.data.sources.document import Document
 from gptjax.runtime import atomic, checksums
 
 COUNT_NAMES = (  # counted for every file
@@ -91,7 +93,7 @@ class PartCleaner:
             with atomic.atomic_write(path) as raw, compress(raw, self.compression) as stream:
                 for text in itertools.chain([first], texts):
                     stream.write(json_line(text))
-            digest = _file_digest(path)
+            digest = checksums.file_digest(path)
         record = {
             "counts": dict(counts),
             "cut": _grams_digest(folder),
@@ -110,7 +112,7 @@ class PartCleaner:
         return (record["cut"], record["file"], record["digest"]) == (
             _grams_digest(folder),
             path.name,
-            _file_digest(path),
+            checksums.file_digest(path) if path.exists() else None,
         )
 
     def output_name(self, part: count_ngrams.Part) -> str:
@@ -139,12 +141,31 @@ class PartCleaner:
             report_progress(batch[-1].progress)
 
 
-def _file_digest(file: pathlib.Path) -> str | None:
-    """SHA-256 of a file; None if it does not exist."""
-    if not file.exists():
-        return None
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+class CutPages:
+    """The stage of curation: cuts a page around its matches. folder: of the n-grams."""
+
+    def __init__(self, rule: Filter, folder: pathlib.Path):
+        self._rule = rule
+        self._hash_set, self._lengths = count_ngrams.load_ngrams(folder)
+
+    def __call__(self, page: Page) -> Page | list[Page] | Dropped:
+        document = Document(page.text, "", 0.0)
+        words, firsts, ns, _ = count_ngrams.find_matches([document], self._hash_set, self._lengths)
+        spans = [
+            (int(words.starts[first]), int(words.ends[first + n - 1]))
+            for first, n in zip(firsts.tolist(), ns.tolist(), strict=True)
+        ]
+        counts: collections.Counter = collections.Counter()
+        texts = clean_text(page.text, spans, self._rule, counts)
+        if counts["documents_untouched"]:
+            return page
+        if counts["documents_dropped"] or len(texts) > 2**PIECE_BITS:
+            return Dropped("over many matches with tasks")
+        if not texts:
+            return Dropped("short pieces between matches with tasks")
+        return [
+            Page(page.number + n, f"{page.id}/{n}", page.url, text) for n, text in enumerate(texts)
+        ]
 
 
 def _grams_digest(folder: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from gptjax.curate import ngrams
+from gptjax.curation import ngrams
 
 PIECES = [
     "the",

@@ -1,0 +1,329 @@
+"""Curate a raw crawl into training text, as GPT-2 and GPT-3 did.
+
+A recipe names data sets and the stages that their documents go through: language, quality rules, a
+quality classifier, duplicates, n-grams of evaluation tasks, personal data. Kill it at any moment,
+the same command goes on. Each stage has its folder, with what it kept, what it dropped and why.
+
+What follows -- are arguments of gptjax.train, which then trains on the result.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+from gptjax import cli
+from gptjax.config import curation as config
+from gptjax.config import data, find_files, overrides, parse
+from gptjax.configs import registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gptjax.curation import pipeline
+    from gptjax.report import console
+
+EXAMPLE = """python -m gptjax.curate --recipe=web --input='web=crawl/*.warc.gz' --out=clean
+  python -m gptjax.curate --recipe=gpt3 --input='common_crawl=crawl/*.wet.gz' --input=webtext2=webtext/ --out=mixture --workers=8
+  python -m gptjax.curate --recipe=web --input=web=/usr/share/doc --out=clean -- --config=nano
+  python -m gptjax.curate --out=clean --explain='web/a.warc.gz#17'"""  # noqa: E501
+
+LABEL_WIDTH = 32  # of progress bars, so that they are aligned
+
+
+@find_files.list_once()
+def main(arguments: list[str]) -> None:
+    """Runs the program."""
+    own, of_train = cli.split_at_dashes(arguments)
+    args = make_parser().parse_args(own)
+    if args.out is None:
+        raise ValueError("give the directory of the result with --out=DIR")
+    if args.mode == "report":
+        return write_report(args.out, args.train_tokens)
+    if args.explain is not None:
+        from gptjax.curation import explain
+
+        print("\n".join(explain.explain(args.out, args.explain)))
+        return
+    recipe = resolve_recipe(args)
+
+    from gptjax.curation import engine, pipeline
+    from gptjax.report import console
+    from gptjax.runtime import lock
+
+    out = console.Console(quiet=False)
+    folders = pipeline.folder_names(recipe)
+    until = _match_folder(args.until, folders) if args.until is not None else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.hold(args.out, "directory", out.print))
+        work: engine.Engine = engine.Local(
+            args.workers, lambda label: out.progress_bar(label.ljust(LABEL_WIDTH))
+        )
+        if args.engine == "spark":
+            from gptjax.curation import spark
+
+            work = stack.enter_context(spark.open_engine(args.master, args.partitions))
+        totals = pipeline.Pipeline(recipe, args.out, work, out.print).run(until, _task_ngrams)
+        out.print(format_totals(totals))
+        if len(totals) < len(folders):
+            out.print(f"stopped after {totals[-1].name}; without --until the same command goes on")
+            return
+        settings = finish(recipe, totals, args.out, args.workers, out)
+    if "--" in arguments:
+        from gptjax import train
+
+        train.main([*of_train, *(f"--set={setting}" for setting in settings)])
+    else:
+        out.print(f"train on it:\n  python -m gptjax.train --config=NAME {cli.set_flags(settings)}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
+    parser = cli.make_parser("curate", __doc__ or "", EXAMPLE)
+    parser.fields = frozenset(field.name for field in dataclasses.fields(config.Curation))
+    parser.add_argument(
+        "mode",
+        nargs="?",
+        choices=("run", "report"),
+        default="run",
+        help="run the stages (the default), or write a page on a finished result",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=parse.path_argument, help="where the result goes"
+    )
+    _add_recipe_flags(parser)
+    _add_engine_flags(parser)
+    parser.add_argument(
+        "--explain", metavar="ID", help="say what became of a document, by its id or URL"
+    )
+    parser.add_argument(
+        "--train_tokens",
+        metavar="N",
+        type=parse.int_argument(1, 10**15),
+        help="report: tokens of a training run, by which epochs are counted, as 300e9",
+    )
+    return parser
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of what is done."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"{', '.join(registry.CURATION)}, or FILE.py:NAME of your own",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        help=(
+            "the files of a data set: a file, a directory or a glob of .warc, .wet, .html, .txt, "
+            ".jsonl or .parquet, compressed or not, here or at any place of fsspec; repeatable"
+        ),
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="change a field of the recipe, as read.seconds=5 or stages.1.words=(20,100000)",
+    )
+    parser.add_argument(
+        "--without",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="leave a stage out, as decontaminate; repeatable",
+    )
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage, as language")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of where it is done."""
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse.int_argument(1, 1024),
+        default=os.cpu_count() or 1,
+        help="processes (default: a core each)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "spark"),
+        default="local",
+        help="processes of this machine, or Apache Spark (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--master",
+        metavar="URL",
+        default="local[*]",
+        help="spark: the cluster, whose machines see --out and the inputs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--partitions",
+        metavar="N",
+        type=parse.int_argument(1, 10**6),
+        default=64,
+        help="spark: into how many the work is cut (default: %(default)s)",
+    )
+
+
+def write_report(directory: pathlib.Path, train_tokens: float | None) -> None:
+    """Writes report.html and README.md, the data card, into the directory of a finished run."""
+    from gptjax.curation import report_page
+    from gptjax.runtime import atomic
+
+    report = report_page.read_report(directory)
+    for name, content in (
+        ("report.html", report_page.render_html(report, train_tokens)),
+        ("README.md", report_page.render_card(report)),
+    ):
+        atomic.save(directory / name, content.encode())
+        print(f"written: {directory / name}")
+
+
+def resolve_recipe(args: argparse.Namespace) -> config.Curation:
+    """Returns the recipe of --recipe with every --without, --set and --input applied."""
+    if args.recipe is None:
+        raise ValueError(f"say which recipe with --recipe=NAME: {', '.join(registry.CURATION)}")
+    from gptjax.curation import pipeline
+
+    recipe = overrides.override(registry.curation(args.recipe), *args.assignments)
+    for name in args.without:
+        stages = [stage for stage in recipe.stages if pipeline.stage_name(stage) != name]
+        if len(stages) == len(recipe.stages):
+            names = ", ".join(map(pipeline.stage_name, recipe.stages))
+            raise ValueError(f"--without={name}: {recipe.name} has the stages {names}")
+        recipe = dataclasses.replace(recipe, stages=tuple(stages))
+    paths: dict[str, str] = {}
+    for given in args.input:
+        name, equals, path = given.partition("=")
+        names = [corpus.name for corpus in recipe.corpora]
+        if not equals or name not in names or not path:
+            raise ValueError(
+                f"--input={given}: give NAME=PATH, where NAME is one of {', '.join(names)}"
+            )
+        paths[name] = path
+    corpora = [
+        dataclasses.replace(corpus, path=paths[corpus.name]) if corpus.name in paths else corpus
+        for corpus in recipe.corpora
+    ]
+    return dataclasses.replace(recipe, corpora=tuple(corpora))
+
+
+def _match_folder(name: str, folders: list[str]) -> str:
+    """The last folder of a stage by its name, as language or 02-language."""
+    matches = [folder for folder in folders if name in (folder, folder[3:])]
+    if not matches:
+        raise ValueError(f"--until={name}: there are {', '.join(folders)}")
+    return matches[-1]
+
+
+def _task_ngrams(stage: config.Decontaminate) -> "np.ndarray":
+    """Returns the sorted hashes of the n-grams of a stage's tasks."""
+    import numpy as np
+
+    from gptjax import decontaminate
+    from gptjax.evals import contamination
+
+    try:
+        tasks = decontaminate.load_tasks(
+            ",".join(stage.tasks) or None,
+            contamination.test_splits,
+            stage.task_data,
+            stage.tfds_dir,
+            generated=False,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"decontaminate: {error}; in its task_data and tfds_dir, or leave the stage out with "
+            "--without=decontaminate"
+        ) from None
+    lengths = [np.full(len(task.texts), stage.rule.n) for task in tasks]
+    hashes = [contamination.ngram_hashes(*pair) for pair in zip(tasks, lengths, strict=True)]
+    return np.unique(np.concatenate(hashes))
+
+
+def format_totals(totals: "list[pipeline.StageTotals]") -> str:
+    """Formats what each stage did as a table."""
+    from gptjax.report import formats
+    from gptjax.runtime import units
+
+    rows: list[tuple[str, ...]] = [
+        ("stage", "read", "kept", "changed", "dropped", "text", "most often dropped for")
+    ]
+    for stage in totals:
+        ledger = stage.ledger
+        reasons = sorted(ledger.dropped.items(), key=lambda pair: -pair[1][0])[:2]
+        counts = (ledger.read, ledger.kept, ledger.changed, ledger.dropped_total)
+        rows.append(
+            (
+                stage.name,
+                *(f"{documents:,}" for documents, _ in counts),
+                units.human_bytes(ledger.written[1]),
+                ", ".join(f"{reason} ({documents:,})" for reason, (documents, _) in reasons),
+            )
+        )
+    return formats.format_table(rows, left=(0, 6))
+
+
+def finish(
+    recipe: config.Curation,
+    totals: "list[pipeline.StageTotals]",
+    directory: pathlib.Path,
+    workers: int,
+    out: "console.Console",
+) -> list[str]:
+    """Makes the folders of text, the shards of their tokens and the manifest; returns the
+    assignments by which a config trains on them."""
+    from gptjax.curation import pipeline
+    from gptjax.data import tokenize
+    from gptjax.data.tokenizers import build
+    from gptjax.runtime import checksums
+
+    pipeline.link_text(totals[-1], directory / "text")
+    manifest = pipeline.manifest(recipe, totals)
+    weights = {corpus.name: corpus.weight for corpus in recipe.corpora}
+    sources: list[data.Source] = [
+        data.Text(path=str(directory / "text" / name), weight=weights[name])
+        for name in totals[-1].ledgers
+    ]
+    tokenizer = build.build(recipe.tokenizer) if recipe.tokenizer is not None else None
+    if tokenizer is not None:
+        for number, source in enumerate(sources):
+            assert isinstance(source, data.Text)
+            name = pathlib.Path(source.path).name
+            shards = directory / "shards" / name
+            with out.progress_bar(f"shards of {name}") as advance:
+                counts = tokenize.tokenize_corpus(
+                    source,
+                    repr(recipe.tokenizer),
+                    tokenizer,
+                    recipe.validation,
+                    shards,
+                    advance,
+                    workers,
+                    print_line=out.print,
+                )
+            manifest["shards"][name] = {
+                split: {key: counts["splits"][split][key] for key in ("documents", "tokens")}
+                for split in counts["splits"]
+            }
+            sources[number] = data.Shards(path=str(shards), weight=source.weight)
+    checksums.save(directory / "manifest.json", manifest)
+    assignments = [f"data.sources={tuple(sources)!r}"]
+    if tokenizer is not None:
+        assignments += [
+            f"data.tokenizer={recipe.tokenizer!r}",
+            f"data.validation={recipe.validation!r}",
+            f"model.n_vocab={tokenizer.n_vocab}",
+        ]
+    return assignments
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,148 @@
+import json
+
+import pytest
+
+from gptjax import curate
+from gptjax.runtime import checksums
+from tests import warc_files
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    """A WARC file of 40 pages, two of them alike, and some that are no pages."""
+    import pydoc_data.topics
+
+    topics = pydoc_data.topics.topics
+    names = sorted(name for name in topics if len(topics[name]) > 1500)[:40]
+    html = "<html><body><main>{}</main></body></html>"
+    records = [
+        warc_files.page(
+            html.format(
+                "".join(f"<p>{' '.join(part.split())}</p>" for part in topics[name].split("\n\n"))
+            ),
+            f"http://docs.example/{name}",
+        )
+        for name in names
+    ]
+    records += [
+        records[3].replace(b"docs.example", b"copy.example"),
+        warc_files.record("response", warc_files.http(b"x", status=404), "http://docs.example/no"),
+        warc_files.record("request", b"GET / HTTP/1.1\r\n\r\n"),
+    ]
+    path = tmp_path / "crawl.warc.gz"
+    path.write_bytes(warc_files.compress(records))
+    return path
+
+
+RULES = (
+    "--set=stages=(QualityRules(repetition=False,alphabetic_words=0.5),ExactDuplicates(),"
+    "MaskPersonalData())"
+)
+
+
+def run(crawl, out, *more):
+    curate.main(
+        ["--recipe=web", f"--input=web={crawl}", f"--out={out}", "--workers=1", RULES, *more]
+    )
+
+
+def test_a_crawl_becomes_shards_that_training_reads(crawl, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "clean"
+    run(
+        crawl,
+        out,
+        "--set=tokenizer=Bytes()",
+        "--set=validation=ByDocument(fraction=0.2)",
+        "--",
+        "--config=smoke",
+        "--set=train.steps=2",
+        "--run_dir=run",
+    )
+    shown = capsys.readouterr().out
+    assert "02-exact_duplicates" in shown and "same text (1)" in shown
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+    manifest = checksums.read(out / "manifest.json")
+    read = manifest["stages"]["00-read"]["web"]
+    assert read["read"][0] == 42 and read["dropped"] == {"HTTP status is not 200": [1, 0]}
+    kept = manifest["stages"]["03-mask_personal_data"]["web"]["written"]
+    splits = manifest["shards"]["web"]
+    assert splits["train"]["documents"] + splits["validation"]["documents"] == kept[0] > 25
+    assert manifest["versions"]["fastwarc"] and manifest["recipe"].startswith("Curation(name='web'")
+
+    curate.main(["report", f"--out={out}", "--train_tokens=1e6"])
+    page, card = ((out / name).read_text() for name in ("report.html", "README.md"))
+    assert page.count("<img") == 2 and "epochs at 1.00M" in page
+    assert f"<td>{kept[0]:,}</td>" in page and "HTTP status is not 200" in page
+    assert card.startswith("---\npretty_name: web\n") and "n<1K" in card
+    assert "data_files: text/web/*.parquet" in card
+
+    curate.main([f"--out={out}", "--explain=http://docs.example/no"])
+    assert "dropped by 00-read: HTTP status is not 200 (404" in capsys.readouterr().out
+
+
+def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
+    run(crawl, tmp_path / "clean", "--set=tokenizer=None", "--until=quality_rules")
+    assert "stopped after 01-quality_rules" in capsys.readouterr().out
+    run(crawl, tmp_path / "clean", "--set=tokenizer=None")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "clean").glob("0*/*")}
+    assert "train on it:\n  python -m gptjax.train --config=NAME --set" in capsys.readouterr().out
+    run(crawl, tmp_path / "clean", "--set=tokenizer=None")
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "clean").glob("0*/*")}
+    assert again == files
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--recipe=web"], "--out=DIR"),
+        (["--out=x"], "--recipe=NAME: webtext, gpt3, web"),
+        (["--out=x", "--recipe=wbe"], "no recipe of this program is called 'wbe'.*web"),
+        (["--out=x", "--recipe=web"], "no data set has a path: .*--input=web=PATH"),
+        (["--out=x", "--recipe=web", "--input=crawl.warc"], "give NAME=PATH, where NAME is one of"),
+        (["--out=x", "--recipe=web", "--input=common=a"], "where NAME is one of web"),
+        (["--out=x", "--recipe=web", "--input=web=nowhere"], "nowhere does not exist; give .warc,"),
+        (["--out=x", "--recipe=web", "--without=links"], "web has the stages language, quality"),
+        (["--out=x", "--recipe=web", "--input=web=.", "--until=x"], "there are 00-read, 01-langu"),
+        (["--out=x", "--recipe=web", "--set=read.seconds=0"], "ReadPages.seconds=0"),
+        (["--out=x", "--explain=a"], "x has no stage of a curation"),
+        (["report", "--out=x"], "x has no finished curation"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        curate.main(arguments)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_of_a_file_and_tasks_without_data(crawl, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "from gptjax.config import curation\n"
+        "from gptjax.configs.curation import web\n"
+        "def mine():\n"
+        "    stages = (curation.Decontaminate(tasks=('piqa',), task_data='nowhere'),)\n"
+        "    return dataclasses.replace(web(), name='mine', stages=stages, tokenizer=None)\n"
+    )
+    arguments = [f"--recipe={tmp_path}/mine.py:mine", f"--input=web={crawl}", "--workers=1"]
+    with pytest.raises(
+        ValueError, match="decontaminate: no task has data.*--without=decontaminate"
+    ):
+        curate.main([*arguments, f"--out={tmp_path}/out"])
+    curate.main([*arguments, f"--out={tmp_path}/out", "--without=decontaminate"])
+    assert checksums.read(tmp_path / "out" / "manifest.json")["name"] == "mine"
+
+
+def test_names_of_data_sets_in_stages_are_checked():
+    from gptjax.config import curation
+
+    corpus = curation.Corpus(name="web", path="x")
+    with pytest.raises(ValueError, match="Language names the data set 'wbe'; there are web"):
+        curation.Curation(
+            name="x", corpora=(corpus,), stages=(curation.Language(corpora=("wbe",)),)
+        )
+    with pytest.raises(ValueError, match="corpora are called web, web: give each its own name"):
+        curation.Curation(name="x", corpora=(corpus, corpus))

@@ -1,0 +1,139 @@
+"""Personal data, planted in a sentence, are replaced; numbers that are none are left."""
+
+import random
+import re
+import string
+
+import pytest
+
+from gptjax.config.curation import MaskPersonalData
+from gptjax.curation import personal_data
+from gptjax.curation.page import Page
+
+ALL = MaskPersonalData().kinds
+PERSONAL = {
+    "email": [
+        "jane.doe+x@mail.example.co.uk",
+        "a_b%c@d-e.museum",
+        "m\u00fcller@b\u00fccher.de",
+        f"{'a' * 64}@example.com",
+    ],
+    "phone": [
+        "+49 (0)30 1234-567",
+        "+1 (212) 555-0123",
+        "+1.212.555.0123",
+        "+442079460958",
+        "+33 1 23 45 67 89",
+        "0044 20 7946 0958",
+        "(212) 555-0123",
+        "(212) 555.0123",
+        "(212)555-0123x123",
+        "1-800-555-0199",
+        "212.555.0123",
+        "212/555-0123 ext. 77",
+        "020 7946 0958",
+        "(020) 7946 0958",
+        "(0962)-618063",
+        "07700 900123",
+        "01 23 45 67 89",
+        "01.23.45.67.89",
+        "030/12345678",
+        "030 / 123 45 67",
+        "0161-496-0000",
+        "02 123 45 67",
+    ],
+    "card": [
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "4222222222222",
+        "5500000000000004",
+        "2223003122003222",
+        "3782 822463 10005",
+        "30569309025904",
+        "6011000990139424",
+        "3530111333300000",
+    ],
+    "iban": [
+        "DE89370400440532013000",
+        "DE89 3704 0044 0532 0130 00",
+        "DE 89 37040044 0532013000",
+        "NL91-ABNA-0417-1643-00",
+        "NO93 8601 1117 947",
+        "FR14 2004 1010 0505 0001 3M02 606",
+        "MT84 MALT 0110 0001 2345 MTLC AST0 01S",
+        "GB82 WEST 1234 5698\n7654 32",
+    ],
+    "ip": [
+        "93.184.216.34",
+        "8.8.4.44",
+        "2606:2800:220:1:248:1893:25c8:1946",
+        "2a00:1450:4001:81B::200e",
+        "2a00:1450::",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_personal_data_are_replaced(kind):
+    for one in PERSONAL[kind]:
+        for form in ("{}", "It is {}, he said.", "({})", "<{}>: ", "a: {}\nb: {}", '"{}"'):
+            wanted = form.replace("{}", f"<{kind}>")
+            assert personal_data.mask(form.replace("{}", one), ALL) == wanted, one
+        others = tuple(other for other in ALL if other != kind)
+        assert f"<{kind}>" not in personal_data.mask(f"It is {one}.", others)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # versions, sections, identifiers; addresses that are private or reserved
+        "1.2.3.4, version 10.15.7.30, v21.4.13.10, Section 12.1.14.10, OID 1.3.101.110",
+        "1.3.6.1.4.1.311, 12.34.56.78.90, 256.1.1.1, 10.0.0.1, 192.168.1.1, 192.0.2.1",
+        "2001:db8::1, fe80::1, abc::def, std::vector, 12:34:56, 2023:10:11 12:00:00",
+        # books, dates, amounts, years, tables, lists
+        "ISBN 978-0-306-40615-7, ISBN 0-306-40615-2, 9780306406157, ISSN 0317-8471",
+        "2023-10-11 12:34:56, 01/02/2003-04/05, 01-02-2003 1234, 02134-1234, 1939-1945",
+        "1,234,567,890, 1 234 567 890, 3.14159265358979, 0.123 0.456 0.789, 100-200-3000",
+        "01 02 03 04 05 06 07 08, +1.25 3.40 5.60 7.80, 3+45678901234, 1609459200000",
+        "120 130 1400, 12345678901234, 0x12345678, 550e8400-e29b-41d4-a716-446655440000",
+        # wrong check digits, issuers and lengths
+        "4111 1111 1111 1112, 9111111111111111, 411111111111116, DE89 3704 0044 0532 0130 01",
+        "DE8937040044053201300, XX89 3704 0044 0532 0130 00, user@host, @user, foo@, a@b.c",
+        "He wrote of the telephone (1847-1922) and of 1234567 whales.",
+    ],
+)
+def test_other_numbers_are_left(content):
+    page = Page(1, "a#1", "", content)
+    assert personal_data.mask_personal_data(MaskPersonalData())(page) == page
+
+
+def test_a_word_before_makes_digits_a_telephone_number():
+    for before in ("Tel. ", "phone: ", "Fax: ", "Mobile no. ", "TELEPHONE\n"):
+        for number in ("912 345 678", "5550123", "555-0123", "98765 43210"):
+            assert personal_data.mask(f"{before}{number}.", ALL) == f"{before}<phone>."
+    assert personal_data.mask("hotel 5550123", ALL) == "hotel 5550123"
+
+
+def test_what_is_near_is_found_too():
+    content = "DE89 3704 0044 0532 0130 00 NO93 8601 1117 947 4111111111111111 212-555-0123"
+    assert personal_data.mask(content, ALL) == "<iban> <iban> <card> <phone>"
+    assert personal_data.mask("a@b.com,c@d.org;8.8.4.44:80", ALL) == "<email>,<email>;<ip>:80"
+
+
+def test_check_digits_decide():
+    chance = random.Random(0)
+    for _ in range(200):
+        digits = "4" + "".join(chance.choice(string.digits) for _ in range(14))
+        cards = [f"{digits}{last}" for last in range(10)]
+        assert sum(personal_data.mask(card, ("card",)) == "<card>" for card in cards) == 1
+        account = "".join(chance.choice(string.digits) for _ in range(18))
+        ibans = [f"DE{check:02}{account}" for check in range(2, 99)]
+        assert sum(personal_data.mask(iban, ("iban",)) == "<iban>" for iban in ibans) == 1
+
+
+def test_every_match_has_its_hint():
+    for search in personal_data.SEARCHES:
+        for one in PERSONAL[search.kind]:
+            if search.pattern.fullmatch(one):
+                assert search.hint.search(one)
+    assert re.search(personal_data.PHONE_HINT, "Tel 5550123")

@@ -1,0 +1,288 @@
+import contextlib
+import json
+import random
+
+import numpy as np
+import pytest
+
+from gptjax.config import curation as config
+from gptjax.config import decontamination
+from gptjax.curation import engine, explain, ngrams, parts, pipeline, stages
+
+TASK_TEXT = "a text of an evaluation task that has just about fifteen words in it after all"
+
+
+def no_tasks(stage):
+    return np.zeros(0, np.uint64)
+
+
+def task_ngrams(stage):
+    words = ngrams.hash_words([TASK_TEXT])
+    return np.unique(next(ngrams.hash_ngrams(words, [stage.rule.n]))[1])
+
+
+def recipe(folder, *applied, part_bytes=20_000, **corpora):
+    return config.Curation(
+        name="test",
+        corpora=tuple(
+            config.Corpus(name=name, path=path and str(folder / path))
+            for name, path in corpora.items()
+        ),
+        stages=applied,
+        part_bytes=part_bytes,
+        tokenizer=None,
+    )
+
+
+def run(rule, out, workers=1, until=None, tasks=no_tasks, lines=None, work=None):
+    work = work or engine.Local(workers, lambda label: contextlib.nullcontext(lambda done: None))
+    print_line = (lambda line: None) if lines is None else lines.append
+    return pipeline.Pipeline(rule, out, work, print_line).run(until, tasks)
+
+
+def kept(totals):
+    return {page.id: page.text for part in totals[-1].outputs for page in parts.read_pages(part)}
+
+
+@pytest.fixture
+def crawl(paragraphs, write_jsonl, tmp_path):
+    """clean/: 60 paragraphs. raw/: in two files others, some of them twice or nearly so or in
+    clean/, and noise."""
+    rng = random.Random(0)
+    noise = [" | ".join(rng.sample(text.split(), len(text.split()))) for text in paragraphs[60:160]]
+    near = [f"{text} And a few words more." for text in paragraphs[50:110]]
+    raw = [*paragraphs[60:200], *paragraphs[60:70], *near, *noise]
+    rng.shuffle(raw)
+    write_jsonl("clean/a.jsonl", paragraphs[:60])
+    write_jsonl("raw/a.jsonl", raw[:150])
+    write_jsonl("raw/b.jsonl", raw[150:])
+    return tmp_path
+
+
+EVERY = (
+    config.QualityClassifier(
+        positives=("clean",), negatives=("raw",), corpora=("raw",), alpha=1.0, documents=50
+    ),
+    config.ExactDuplicates(),
+    config.FuzzyDuplicates(similarity=0.5, across=(("clean", "raw"),)),
+)
+
+
+def test_parts_and_workers_do_not_change_what_is_kept(crawl):
+    expected = kept(run(recipe(crawl, *EVERY, clean="clean", raw="raw"), crawl / "out"))
+    assert 100 < len(expected) < 300
+    for n, (part_bytes, workers) in enumerate([(2000, 1), (5_000_000, 1), (8000, 2)]):
+        rule = recipe(crawl, *EVERY, clean="clean", raw="raw", part_bytes=part_bytes)
+        totals = run(rule, crawl / f"out{n}", workers)
+        assert kept(totals) == expected
+        assert len(totals[0].outputs) > 10 or part_bytes > 2000
+
+
+def test_documents_are_counted_through_all_stages(crawl):
+    totals = run(recipe(crawl, *EVERY, clean="clean", raw="raw"), crawl / "out")
+    assert [total.name for total in totals] == [
+        "00-read",
+        "01-quality_classifier",
+        "02-exact_duplicates",
+        "03-fuzzy_duplicates",
+    ]
+    read = totals[0].ledger
+    assert read.read[0] == 60 + 310 and totals[0].ledgers["clean"].read[0] == 60
+    for before, after in zip(totals, totals[1:], strict=False):
+        for name in ("clean", "raw"):
+            assert after.ledgers[name].read == before.ledgers[name].written
+    assert totals[1].ledgers["clean"].dropped == {}
+    dropped = [set(total.ledgers["raw"].dropped) for total in totals[1:]]
+    assert dropped == [{"low quality"}, {"same text"}, {"nearly the same text"}]
+    notes = totals[1].ledger.notes
+    assert sum(n for name, n in notes.items() if name.startswith("score")) == 310
+    pages = kept(totals)
+    assert len(set(pages.values())) == len(pages) == totals[-1].ledger.written[0]
+    assert sum(len(text.encode()) for text in pages.values()) == totals[-1].ledger.written[1]
+
+
+def test_of_near_duplicates_the_first_and_those_of_the_first_data_set_stay(crawl, paragraphs):
+    fuzzy = config.FuzzyDuplicates(bands=40, similarity=0.5, across=(("clean", "raw"),))
+    pages = kept(run(recipe(crawl, fuzzy, clean="clean", raw="raw"), crawl / "out"))
+    texts = list(pages.values())
+    assert [text for text in texts[:60]] == paragraphs[:60], "all of the clean ones"
+    longer = [text for text in texts if text.endswith("And a few words more.")]
+    originals = {text.removesuffix(" And a few words more.") for text in longer}
+    assert not originals & set(texts) and not originals & set(paragraphs[:60])
+    for text in paragraphs[60:110]:
+        assert (text in texts) != (text in originals)
+    alone = config.FuzzyDuplicates(bands=40, similarity=0.5)
+    again = kept(run(recipe(crawl, alone, clean="clean", raw="raw"), crawl / "alone"))
+    assert set(pages) < set(again) and len(again) == len(pages) + 10
+
+
+def test_a_stage_that_does_not_apply_leaves_a_data_set_as_it_is(crawl):
+    rule = recipe(
+        crawl, config.Language(languages=("fr",), corpora=("raw",)), clean="clean", raw="raw"
+    )
+    with pytest.raises(ValueError, match=r"no document of raw is left of 310 \(310 language\)"):
+        run(rule, crawl / "out")
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_goes_on_to_the_same_pages(crawl, monkeypatch):
+    rule = recipe(crawl, *EVERY, clean="clean", raw="raw", part_bytes=30_000)
+    saves, save_result = [], parts.save_result
+
+    def save(path, *rest):
+        saves.append(path.name)
+        if len(saves) == kill_at:
+            raise Killed
+        save_result(path, *rest)
+
+    monkeypatch.setattr(parts, "save_result", save)
+    kill_at = -1
+    expected = kept(run(rule, crawl / "whole"))
+    n_results = len(saves)
+    files = {
+        path.relative_to(crawl / "whole") for path in (crawl / "whole").rglob("*") if path.is_file()
+    }
+    for kill_at in range(1, n_results + 1, 3):
+        saves.clear()
+        out = crawl / f"out{kill_at}"
+        with pytest.raises(Killed):
+            run(rule, out)
+        assert kept(run(rule, out)) == expected
+        assert len(saves) == n_results + 1, "nothing that was finished is repeated"
+        assert {path.relative_to(out) for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_a_changed_stage_is_refused_and_those_before_it_are_kept(crawl):
+    before = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
+    run(before, crawl / "out")
+    times = {path: path.stat().st_mtime_ns for path in (crawl / "out" / "00-read").iterdir()}
+    after = recipe(crawl, config.ExactDuplicates(by="url"), clean="clean", raw="raw")
+    with pytest.raises(ValueError, match="01-exact_duplicates was prepared with another stage: it"):
+        run(after, crawl / "out")
+    for path in (crawl / "out" / "01-exact_duplicates").rglob("*.*"):
+        path.unlink()
+    run(after, crawl / "out")
+    assert times == {
+        path: path.stat().st_mtime_ns for path in (crawl / "out" / "00-read").iterdir()
+    }
+
+
+def test_a_stage_after_a_changed_one_is_refused(crawl):
+    by_text, by_url = config.ExactDuplicates(), config.ExactDuplicates(by="url")
+    run(recipe(crawl, by_text, config.Language(), clean="clean", raw="raw"), crawl / "out")
+    for path in (crawl / "out" / "01-exact_duplicates").rglob("*.*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="02-language was prepared with another stage before it"):
+        run(recipe(crawl, by_url, config.Language(), clean="clean", raw="raw"), crawl / "out")
+
+
+def test_changed_files_are_read_again_and_later_stages_refuse(crawl, write_jsonl, paragraphs):
+    rule = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
+    run(rule, crawl / "out")
+    write_jsonl("clean/a.jsonl", paragraphs[:61])
+    with pytest.raises(ValueError, match="another state of the files that were read"):
+        run(rule, crawl / "out")
+    totals = run(recipe(crawl, clean="clean", raw="raw"), crawl / "out")
+    assert totals[0].ledgers["clean"].read[0] == 61
+
+
+def test_matches_with_tasks_are_cut_out(write_jsonl, paragraphs, tmp_path):
+    around = [f"{' '.join(paragraphs[:3])} {TASK_TEXT}. {' '.join(paragraphs[3:6])}", paragraphs[7]]
+    write_jsonl("raw/a.jsonl", around)
+    stage = config.Decontaminate(rule=decontamination.Filter(window=10, shortest=50))
+    totals = run(recipe(tmp_path, stage, raw="raw"), tmp_path / "out", tasks=task_ngrams)
+    pages = kept(totals)
+    assert list(pages) == ["raw/a.jsonl#0/0", "raw/a.jsonl#0/1", "raw/a.jsonl#1"]
+    assert not any("evaluation task" in text for text in pages.values())
+    assert pages["raw/a.jsonl#1"] == paragraphs[7]
+    ledger = totals[-1].ledger
+    assert (ledger.read[0], ledger.kept[0], ledger.written[0], ledger.changed[0]) == (2, 2, 3, 1)
+    numbers = [page.number for part in totals[-1].outputs for page in parts.read_pages(part)]
+    assert len(set(numbers)) == 3
+
+
+def test_n_grams_in_many_documents_stay(write_jsonl, tmp_path):
+    write_jsonl("raw/a.jsonl", [f"{n} {TASK_TEXT}" for n in range(3)])
+    for most, expected in ((3, 0), (2, 3)):
+        rule = decontamination.Filter(most_documents=most, window=0, shortest=0)
+        stage = config.Decontaminate(rule=rule)
+        totals = run(recipe(tmp_path, stage, raw="raw"), tmp_path / f"out{most}", tasks=task_ngrams)
+        texts = kept(totals).values()
+        assert sum("evaluation task" in text for text in texts) == expected
+
+
+def test_what_became_of_a_document_is_explained(crawl):
+    run(recipe(crawl, *EVERY, clean="clean", raw="raw"), crawl / "out")
+    reasons = set()
+    for n in range(150):
+        (line,) = explain.explain(crawl / "out", f"raw/a.jsonl#{n}")
+        assert line.startswith(f"raw/a.jsonl#{n} (http://example.org/raw/a.jsonl/{n}): ")
+        assert explain.explain(crawl / "out", f"http://example.org/raw/a.jsonl/{n}") == [line]
+        reasons.add(line.partition("): ")[2].partition(" (")[0].partition(", in")[0])
+    assert reasons >= {
+        "kept",
+        "dropped by 01-quality_classifier: low quality",
+        "dropped by 03-fuzzy_duplicates: nearly the same text",
+    }
+    assert any(
+        "(of clean/a.jsonl#" in line or "(of raw/a.jsonl#" in line
+        for n in range(150)
+        for line in explain.explain(crawl / "out", f"raw/a.jsonl#{n}")
+    )
+    with pytest.raises(
+        ValueError, match="no document with the id or URL x; an id is as clean/a.js"
+    ):
+        explain.explain(crawl / "out", "x")
+    with pytest.raises(ValueError, match="has no stage of a curation"):
+        explain.explain(crawl, "x")
+
+
+def test_a_run_stops_where_it_is_to(crawl):
+    rule = recipe(crawl, *EVERY, clean="clean", raw="raw")
+    totals = run(rule, crawl / "out", until="02-exact_duplicates")
+    assert len(totals) == 3 and not (crawl / "out" / "03-fuzzy_duplicates").exists()
+    assert kept(run(rule, crawl / "out")) == kept(run(rule, crawl / "whole"))
+
+
+def test_a_damaged_part_is_named_and_made_again(crawl):
+    rule = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
+    totals = run(rule, crawl / "out", until="00-read")
+    path = totals[0].outputs[1].path
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        run(rule, crawl / "out")
+    path.unlink()
+    assert kept(run(rule, crawl / "out")) == kept(run(rule, crawl / "whole"))
+
+
+def test_ids_of_ones_own_must_be_unique(tmp_path):
+    lines = [json.dumps({"text": f"text {n}", "id": f"doc{n % 3}"}) for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = config.Corpus(name="raw", path=str(tmp_path / "a.jsonl"), id_field="id")
+    rule = config.Curation(name="test", corpora=(corpus,), tokenizer=None)
+    with pytest.raises(
+        ValueError, match="two documents have the id raw/doc0, in raw-0000000-000 a"
+    ):
+        run(rule, tmp_path / "out")
+    (tmp_path / "b.jsonl").write_text("\n".join(lines[:3]))
+    corpus = config.Corpus(name="raw", path=str(tmp_path / "b.jsonl"), id_field="id")
+    rule = config.Curation(name="test", corpora=(corpus,), tokenizer=None)
+    assert list(kept(run(rule, tmp_path / "b"))) == ["raw/doc0", "raw/doc1", "raw/doc2"]
+
+
+def test_data_sets_without_files_are_left_out_and_none_is_an_error(crawl):
+    lines = []
+    run(recipe(crawl, clean="clean", raw=None), crawl / "out", lines=lines)
+    assert lines == ["left out, since no path is given: raw"]
+    with pytest.raises(ValueError, match="no data set has a path: give one .* --input=clean=PATH"):
+        run(recipe(crawl, clean=None, raw=None), crawl / "none")
+
+
+def test_every_stage_is_opened_and_named():
+    names = {pipeline.stage_name(stage) for stage in EVERY}
+    assert names == {"quality_classifier", "exact_duplicates", "fuzzy_duplicates"}
+    assert stages.applies(EVERY[0], "raw") and not stages.applies(EVERY[0], "clean")
