@@ -15,10 +15,12 @@ import json
 import math
 import random
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from bench import curation_data, curation_models, parts
 from gptjax.config import curation as config
@@ -65,13 +67,13 @@ def main() -> None:
 
 
 def write_crawl(documents: dict[str, list[str]], folder: Path) -> list[str]:
-    """Writes a clean data set, of Brown, Moby-Dick and half of the speeches, and a raw one: of each
-    ten pages two are clean (Shakespeare, the other speeches) and eight are noise, in equal numbers
-    of each kind. Returns the kind of each raw page."""
+    """Writes a clean data set, of half of Brown, Moby-Dick and the speeches, and a raw one: of each
+    ten pages two are of the other half and eight are noise, in equal numbers of each kind, made of
+    Brown, Shakespeare and WordNet's glosses. Returns the kind of each raw page."""
     rng = random.Random(0)
-    half = len(documents["sotu"]) // 2
-    good = [*documents["brown"], *documents["moby_dick"], *documents["sotu"][:half]]
-    clean = [*documents["shakespeare"], *documents["sotu"][half:]]
+    texts = [text for name in ("brown", "moby_dick", "sotu") for text in documents[name]]
+    rng.shuffle(texts)
+    good, clean = texts[::2], texts[1::2]
     source = [*documents["wordnet_glosses"], *documents["brown"], *documents["shakespeare"]]
     raw = [("clean", text) for text in clean]
     for n in range(4 * len(clean)):
@@ -114,15 +116,13 @@ def measure_classifier(documents: dict[str, list[str]], work: Path) -> dict[str,
     for low in np.arange(0, 1, 0.1):
         inside = (scores >= low) & (scores < low + 0.1 + 1e-9 * (low > 0.85))
         if inside.sum():
-            deviation = math.sqrt((expected * (1 - expected))[inside].sum())
-            difference = is_kept[inside].sum() - expected[inside].sum()
             groups.append(
                 {
                     "score": float(scores[inside].mean()),
                     "pages": int(inside.sum()),
                     "kept": int(is_kept[inside].sum()),
                     "expected": float(expected[inside].sum()),
-                    "z": float(difference / deviation) if deviation else 0.0,
+                    "p": two_sided(int(is_kept[inside].sum()), expected[inside].tolist()),
                 }
             )
     by_kind = {
@@ -137,6 +137,13 @@ def measure_classifier(documents: dict[str, list[str]], work: Path) -> dict[str,
         for kind in ("clean", *curation_data.NOISE)
     }
     return {"auc": model.auc, "documents": model.documents, "groups": groups, "kinds": by_kind}
+
+
+def two_sided(successes: int, probabilities: Sequence[float]) -> float:
+    """The probability, at most 1, of as many successes or a count that is as unlikely: twice the
+    smaller tail of the Poisson binomial distribution."""
+    law = scipy.stats.poisson_binom(probabilities)
+    return float(min(1.0, 2 * min(law.cdf(successes), law.sf(successes - 1))))
 
 
 def plot_classifier(result: dict[str, Any], path: Path) -> None:
@@ -199,14 +206,13 @@ def measure_duplicates(documents: dict[str, list[str]]) -> dict[str, Any]:
                 continue
             found = sum(bool((keys[a] == keys[b]).any()) for a, b, _ in inside)
             theory = [1 - (1 - s**rule.rows) ** rule.bands for *_, s in inside]
-            deviation = math.sqrt(sum(p * (1 - p) for p in theory))
             curve.append(
                 {
                     "similarity": statistics.fmean(s for *_, s in inside),
                     "pairs": len(inside),
                     "found": found,
                     "expected": sum(theory),
-                    "z": (found - sum(theory)) / deviation if deviation else 0.0,
+                    "p": two_sided(found, theory),
                 }
             )
         pairs = similar_pairs(sets, ends, keys, rule)
@@ -249,7 +255,8 @@ def plot_duplicates(result: dict[str, Any], path: Path) -> None:
     figure = loss_plot.new_figure(9, 4)
     axes = figure.subplots()
     s = np.linspace(0, 1, 200)
-    for (name, part), color in zip(result.items(), (BLUE, GREEN), strict=False):
+    for name, color in (("gpt3", BLUE), ("web", GREEN)):
+        part = result[name]
         label = f"{name}: {part['bands']} bands of {part['rows']}"
         axes.plot(s, 1 - (1 - s ** part["rows"]) ** part["bands"], color=color, label=label)
         for point in part["curve"]:
@@ -264,3 +271,7 @@ def plot_duplicates(result: dict[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

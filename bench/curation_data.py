@@ -77,15 +77,12 @@ def shingles(text: str, n: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
-def local_engine() -> engine.Local:
-    """An engine without progress bars."""
-    return engine.Local(2, lambda label: contextlib.nullcontext(lambda done: None))
-
-
-def run(recipe: config.Curation, out: Path) -> list[pipeline.StageTotals]:
-    """Runs a recipe without tasks."""
-    work = pipeline.Pipeline(recipe, out, local_engine(), print)
-    return work.run(None, lambda stage: np.zeros(0, np.uint64))
+def run(recipe: config.Curation, out: Path, workers: int = 2) -> list[pipeline.StageTotals]:
+    """Runs a recipe without tasks, without progress bars."""
+    work = engine.Local(workers, lambda label: contextlib.nullcontext(lambda done: None))
+    return pipeline.Pipeline(recipe, out, work, print).run(
+        None, lambda stage: np.zeros(0, np.uint64)
+    )
 
 
 def pages(totals: list[pipeline.StageTotals], corpus: str) -> dict[str, str]:

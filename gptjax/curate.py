@@ -49,11 +49,15 @@ def main(arguments: list[str]) -> None:
         return
     recipe = resolve_recipe(args)
 
-    from gptjax.curation import engine, pipeline
+    from gptjax.curation import engine, pipeline, read_files
     from gptjax.report import console
     from gptjax.runtime import lock
 
     out = console.Console(quiet=False)
+    if recipe.tokenizer is not None:
+        from gptjax.data.tokenizers import build
+
+        build.build(recipe.tokenizer)  # a missing one is noticed now, not after hours
     folders = pipeline.folder_names(recipe)
     until = _match_folder(args.until, folders) if args.until is not None else None
     with contextlib.ExitStack() as stack:
@@ -67,6 +71,10 @@ def main(arguments: list[str]) -> None:
             work = stack.enter_context(spark.open_engine(args.master, args.partitions))
         totals = pipeline.Pipeline(recipe, args.out, work, out.print).run(until, _task_ngrams)
         out.print(format_totals(totals))
+        if n_damaged := totals[0].ledger.notes.get(read_files.READ_TO_DAMAGE, 0):
+            out.warn(
+                f"{n_damaged:,} damaged files were read to the damage, as read.damaged=keep says"
+            )
         if len(totals) < len(folders):
             out.print(f"stopped after {totals[-1].name}; without --until the same command goes on")
             return
@@ -206,6 +214,11 @@ def resolve_recipe(args: argparse.Namespace) -> config.Curation:
         if not equals or name not in names or not path:
             raise ValueError(
                 f"--input={given}: give NAME=PATH, where NAME is one of {', '.join(names)}"
+            )
+        if name in paths:
+            raise ValueError(
+                f"--input={name} is given twice; name both with a glob, or {name} in a recipe of "
+                "your own as two data sets"
             )
         paths[name] = path
     corpora = [

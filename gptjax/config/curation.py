@@ -2,6 +2,8 @@
 stages. Values only.
 """
 
+import graphlib
+import re
 from typing import Annotated, Literal
 
 from gptjax.config.data import ByDocument, Gpt2Bpe, Separate, Tail, Tokenizer, Weight
@@ -137,7 +139,15 @@ class QualityClassifier:
     """Penalty of the squares of the weights of standardized features, halved and added to the mean
     loss [chosen]."""
     documents: Annotated[int, Bounds(10, 10**7)] = 50_000
-    """Most documents of each class that it learns from, a fifth of which is held out [chosen]."""
+    """Most documents of each class that it learns from, a fifth of which is held out; of the raw
+    pages at most a tenth, since those that it learns from score low, whatever they are [chosen]."""
+
+    def __post_init__(self):
+        if both := {*self.positives} & {*self.negatives}:
+            raise ValueError(
+                f"QualityClassifier has {', '.join(sorted(both))} in positives and in negatives: "
+                "name a data set in one of them"
+            )
 
 
 @record
@@ -173,6 +183,18 @@ class FuzzyDuplicates:
     those within a data set always are. GPT-3: WebText was removed from Common Crawl."""
     seed: Seed = 0
     """Of the hash functions."""
+
+    def __post_init__(self):
+        try:
+            pairs = graphlib.TopologicalSorter[str]()
+            for first, second in self.across:
+                pairs.add(second, first)
+            pairs.prepare()
+        except graphlib.CycleError as error:
+            raise ValueError(
+                f"FuzzyDuplicates.across drops documents of {' and '.join(error.args[1][:-1])} for "
+                "each other, so that none would be left: give one direction"
+            ) from None
 
 
 @record
@@ -241,6 +263,14 @@ class Curation:
     """Of every random choice."""
 
     def __post_init__(self):
+        for once in (QualityClassifier, Decontaminate):
+            if sum(isinstance(stage, once) for stage in self.stages) > 1:
+                raise ValueError(f"{once.__name__} is given twice: give it once")
+        for corpus in self.corpora:
+            if not re.fullmatch(r"\w[\w.-]*", corpus.name):
+                raise ValueError(
+                    f"a data set is called {corpus.name!r}: give letters, digits, _, - and dots"
+                )
         names = [corpus.name for corpus in self.corpora]
         if len(set(names)) < len(names):
             raise ValueError(f"corpora are called {', '.join(names)}: give each its own name")

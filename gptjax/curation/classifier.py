@@ -22,6 +22,8 @@ from gptjax.runtime import checksums
 Array = np.ndarray
 SCORE_BINS = 20  # of the counts of pages by score
 MIN_DOCUMENTS = 10  # of a class
+# Of the raw pages, at most this share is learned from: these pages score low, whatever they are.
+RAW_SHARE = 0.1
 
 
 def uniform(seed: int, purpose: str, page_id: str) -> float:

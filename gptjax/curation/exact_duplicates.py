@@ -36,7 +36,7 @@ class DropNumbers:
 
     def __init__(self, path: pathlib.Path, reason: str):
         self._reason = reason
-        self._table = np.load(path, mmap_mode="r")
+        self._table = checksums.read_array(path)
 
     def __call__(self, page: Page) -> Page | Dropped:
         index = int(np.searchsorted(self._table[:, 0], page.number))

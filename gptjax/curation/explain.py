@@ -1,36 +1,35 @@
 """What became of a document: which stage dropped it, and why."""
 
 import pathlib
+import re
 from collections.abc import Iterator
 
 from gptjax.curation import parts
 
 
 def explain(directory: pathlib.Path, wanted: str) -> list[str]:
-    """Returns a line for each document with the id or URL `wanted`, or of which it is a piece: the
-    stage that dropped it and why, or that it was kept. Raises ValueError if there is none.
+    """Returns a line for each document with the id or URL `wanted`, and each of its pieces: the
+    stage that dropped it and why, or the last stage that kept it. Raises a one-line ValueError if
+    there is none.
     """
     folders = stage_folders(directory)
-    lines, found = [], set()
+    lines: dict[int, str] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*.dropped.parquet")):
-            for number, page_id, url, reason, detail, _ in _search(path, wanted):
-                other = _id_of(folders, detail)
-                lines.append(
-                    f"{page_id}{f' ({url})' * bool(url)}: dropped by {folder.name}: {reason}"
-                    f"{f' ({other})' * bool(other)}"
-                )
-                found.add(number)
-    for path in sorted(folders[-1].glob("*.parquet")):
-        if not path.name.endswith(".dropped.parquet"):
-            for _, page_id, url, *_ in _search(path, wanted):
-                lines.append(f"{page_id}{f' ({url})' * bool(url)}: kept, in {path}")
+        for path in sorted(folder.glob("*.parquet")):
+            for number, page_id, url, *why in _search(path, wanted):
+                name = f"{page_id}{f' ({url})' * bool(url)}"
+                lines[number] = f"{name}: kept by {folder.name}, in {path}"
+                if why:
+                    detail = _resolve_number(folders, why[1])
+                    lines[number] = (
+                        f"{name}: dropped by {folder.name}: {why[0]}{f' ({detail})' * bool(detail)}"
+                    )
     if not lines:
         raise ValueError(
             f"{directory} has no document with the id or URL {wanted}; an id is as "
             f"{_example(folders)}"
         )
-    return lines
+    return [lines[number] for number in sorted(lines)]
 
 
 def stage_folders(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -42,22 +41,23 @@ def stage_folders(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _search(path: pathlib.Path, wanted: str) -> Iterator[tuple]:
-    names = parts.DROPPED_SCHEMA.names if ".dropped." in path.name else parts.SCHEMA.names[:3]
+    """The rows of a file with the id or URL, or of pieces of such a document: number, id, URL, and
+    of a file of what was dropped reason and detail."""
+    is_piece = re.compile(re.escape(wanted) + r"(/\d+)+").fullmatch
+    names = parts.DROPPED_SCHEMA.names[:5] if ".dropped." in path.name else parts.SCHEMA.names[:3]
     for row in parts.read_rows(path, names):
-        if wanted in (row[1], row[2]) or row[1].startswith(f"{wanted}/"):
+        if wanted in (row[1], row[2]) or is_piece(row[1]):
             yield row
 
 
-def _id_of(folders: list[pathlib.Path], detail: str) -> str:
+def _resolve_number(folders: list[pathlib.Path], detail: str) -> str:
     """A detail as it is shown: "of page NUMBER" with the id of that page."""
-    if not detail.startswith("of page "):
-        return detail
-    number = int(detail.removeprefix("of page "))
-    for folder in folders:
+    match = re.fullmatch(r"of page (\d+)", detail)
+    for folder in folders if match else ():
         for path in sorted(folder.glob("*.parquet")):
-            for row in parts.read_rows(path, ["number", "id"]):
-                if row[0] == number:
-                    return f"of {row[1]}"
+            for number, page_id in parts.read_rows(path, ["number", "id"]):
+                if number == int(match[1]):  # type: ignore[index]
+                    return f"of {page_id}"
     return detail
 
 

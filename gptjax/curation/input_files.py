@@ -4,6 +4,7 @@ into tasks.
 
 import contextlib
 import dataclasses
+import glob
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -75,9 +76,9 @@ def _list_remote(path: str) -> tuple[dict[str, tuple[int, str]], str | None]:
         import fsspec
 
         file_system, root = fsspec.core.url_to_fs(path)
-        paths = file_system.glob(root) if "*" in root else file_system.find(root)
+        paths = file_system.glob(root) if glob.has_magic(root) else file_system.find(root)
         infos = [file_system.info(found) for found in cast(list[str], paths)]
-    protocol = path.partition("://")[0]
+    outer = path.partition("::")[2]  # of zip://*.html::s3://bucket/pages.zip
     files, skipped = {}, []
     for info in infos:
         name = pathlib.PurePosixPath(info["name"])
@@ -87,10 +88,10 @@ def _list_remote(path: str) -> tuple[dict[str, tuple[int, str]], str | None]:
             skipped.append(name.name)
             continue
         changes = [str(info[key]) for key in ("etag", "ETag", "mtime", "created") if key in info]
-        files[f"{protocol}://{str(name).lstrip('/')}"] = (
-            int(info["size"] or 0),
-            " ".join([str(info["size"]), *changes]),
-        )
+        if info["size"] is None:
+            raise ValueError(f"{path}: the size of {name} is not known; copy it here first")
+        place = file_system.unstrip_protocol(info["name"]) + f"::{outer}" * bool(outer)
+        files[place] = int(info["size"]), " ".join([str(info["size"]), *changes])
     if not files:
         raise ValueError(
             f"{path} has no file of a known format; "
@@ -114,7 +115,11 @@ def _remote_errors(path: str) -> Iterator[None]:
 def open_file(file: InputFile) -> Iterator[BinaryIO]:
     """Opens a file for reading bytes."""
     if "://" not in file.path:
-        with open(file.path, "rb") as raw:
+        try:
+            raw = open(file.path, "rb")
+        except OSError as error:
+            raise ValueError(f"{file.path} cannot be read: {error.strerror or error}") from None
+        with raw:
             yield raw
         return
     with _remote_errors(file.path):
@@ -129,9 +134,9 @@ def open_file(file: InputFile) -> Iterator[BinaryIO]:
 def group_files(files: Sequence[InputFile], n_bytes: int) -> list[list[InputFile]]:
     """Returns consecutive files in groups of about n_bytes; a larger file is a group of its own."""
     groups: list[list[InputFile]] = []
-    size = n_bytes
+    size = 0
     for file in files:
-        if size + file.size > n_bytes:
+        if not groups or size + file.size > n_bytes:
             groups.append([])
             size = 0
         groups[-1].append(file)

@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -114,9 +115,14 @@ def read_rows(path: pathlib.Path, columns: Iterable[str]) -> Iterator[tuple[Any,
 
 def read_pages(part: Part) -> Iterator[Page]:
     """Yields the pages of a part. Raises a one-line ValueError if its file is damaged."""
+    check(part)
+    yield from (Page(*row) for row in read_rows(part.path, SCHEMA.names))
+
+
+def check(part: Part) -> None:
+    """Raises a one-line ValueError if the file of a part is damaged."""
     if checksums.file_digest(part.path) != part.digest:
         raise _damage(part.path, "its digest is another")
-    yield from (Page(*row) for row in read_rows(part.path, SCHEMA.names))
 
 
 def _damage(path: pathlib.Path, how: str) -> ValueError:
@@ -125,9 +131,12 @@ def _damage(path: pathlib.Path, how: str) -> ValueError:
 
 def link(path: pathlib.Path, new: pathlib.Path) -> None:
     """Makes `new` a link to a file, or a copy where the file system has no links."""
-    new.unlink(missing_ok=True)
+    if new.exists() and new.samefile(path):
+        return
+    aside = new.with_name(f"{new.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        os.link(path, new)
+        os.link(path, aside)
+        aside.replace(new)
     except OSError:
         with atomic.atomic_write(new) as out, path.open("rb") as content:
             shutil.copyfileobj(content, out)

@@ -65,6 +65,12 @@ class Pipeline:
         """Lists the files. Raises a one-line ValueError if a data set has none, or no data set has
         a path."""
         self._recipe, self._directory, self._engine = recipe, directory, work_engine
+        for folder in directory.glob("[0-9][0-9]-*"):
+            if folder.name not in folder_names(recipe):
+                raise ValueError(
+                    f"{folder} is of another recipe: delete it and the stages after it, or give "
+                    "another --out"
+                )
         self._places = {corpus.name: place for place, corpus in enumerate(recipe.corpora)}
         self._files: dict[str, list[input_files.InputFile]] = {}
         missing = [corpus.name for corpus in recipe.corpora if corpus.path is None]
@@ -78,6 +84,12 @@ class Pipeline:
         for corpus in recipe.corpora:
             if corpus.path is not None:
                 self._files[corpus.name], remark = input_files.list_files(corpus)
+                for file in self._files[corpus.name]:
+                    if directory.resolve() in pathlib.Path(file.path).resolve().parents:
+                        raise ValueError(
+                            f"--out={directory} lies among the files of {corpus.name}, which would "
+                            "be read again as its input: give another"
+                        )
                 if remark:
                     print_line(f"{corpus.name}: {remark}")
 
@@ -90,30 +102,33 @@ class Pipeline:
         ValueError if a folder was made otherwise, a part fails, or a stage leaves nothing of a data
         set; what is finished is kept."""
         names = folder_names(self._recipe)
-        corpora = [
-            dataclasses.replace(corpus, weight=1.0)
-            for corpus in self._recipe.corpora
-            if corpus.path is not None
-        ]
-        record = {
-            "stage": repr(self._recipe.read),
-            "corpora": [repr(corpus) for corpus in corpora],
+        hashes = np.zeros(0, np.uint64)
+        for name, stage in zip(names[1:], self._recipe.stages, strict=True):
+            if until not in names[: names.index(name)]:  # errors now, not after hours
+                stages.check(stage)
+                if isinstance(stage, config.Decontaminate):
+                    hashes = task_ngrams(stage)
+        record: dict[str, Any] = {
+            "stage": _fields(self._recipe.read, "damaged"),
+            "data sets": {
+                corpus.name: f"{self._places[corpus.name]}: {_fields(corpus, 'name', 'weight')}"
+                for corpus in self._recipe.corpora
+                if corpus.path is not None
+            },
             "part_bytes": self._recipe.part_bytes,
         }
         totals = [self._run_read(names[0], record)]
-        files_digest = _digest(repr(self._files))
+        texts = _digest(repr([(part.path.name, part.digest) for part in totals[0].outputs]))
         for name, stage in zip(names[1:], self._recipe.stages, strict=True):
             if until in names[: names.index(name)]:
                 break
-            hashes = np.zeros(0, np.uint64)
-            if isinstance(stage, config.Decontaminate):
-                hashes = task_ngrams(stage)
+            is_decontamination = isinstance(stage, config.Decontaminate)
             record = {
-                "stage": repr(stage),
+                "stage": {"kind": type(stage).__name__} | _fields(stage),
                 "seed": self._recipe.seed,
                 "state": stages.input_state(stage),
-                "tasks": _digest(hashes.tobytes().hex()),
-                "files": files_digest,
+                "tasks": _digest(hashes.tobytes().hex()) if is_decontamination else "",
+                "texts": texts,
                 "before": _digest(json.dumps(record)),
             }
             totals.append(self._run_stage(name, stage, record, totals[-1].outputs, hashes))
@@ -131,7 +146,7 @@ class Pipeline:
                 recipe.read,
                 folder / f"{corpus.name}-{group[0].number:07d}",
                 recipe.part_bytes,
-                _digest(repr((record["stage"], corpus.field, group))),
+                _digest(repr((recipe.read, record["data sets"], corpus.name, group))),
             )
             for corpus in recipe.corpora
             if corpus.path is not None
@@ -154,7 +169,7 @@ class Pipeline:
         folder = self._directory / name
         _claim(folder, record)
         learned = folder / "learned"
-        if not (learned / "done.json").exists():
+        if not _is_learned(learned):
             learned.mkdir(exist_ok=True)
             atomic.remove_partial(learned)
             seed = self._recipe.seed
@@ -164,7 +179,10 @@ class Pipeline:
                     name, before, self._places, learned, seed, self._engine, task_ngrams
                 ),
             )
-            checksums.save(learned / "done.json", {})
+            for path in learned.iterdir():
+                if path.name not in stages.LEARNED:  # of parts; it may be as large as their text
+                    path.unlink()
+            checksums.save(learned / "done.json", _digests(learned))
         key = _digest(json.dumps(record))
         tasks = [stages.StageTask(stage, part, folder, self._recipe.seed, key) for part in before]
         results = self._run_tasks(name, stages.apply_stage, tasks)
@@ -229,6 +247,29 @@ def _claim(folder: pathlib.Path, record: dict[str, Any]) -> None:
         checksums.save(path, record)
 
 
+def _fields(record: Any, *but: str) -> dict[str, str]:
+    """The fields of a record, as text."""
+    return {
+        field.name: repr(getattr(record, field.name))
+        for field in dataclasses.fields(record)
+        if field.name not in but
+    }
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """The digests of what a stage has learned."""
+    names = sorted(path.name for path in folder.iterdir() if path.name in stages.LEARNED)
+    return {name: checksums.file_digest(folder / name) for name in names}
+
+
+def _is_learned(folder: pathlib.Path) -> bool:
+    """Whether what a stage learns is there and undamaged."""
+    try:
+        return checksums.read(folder / "done.json") == _digests(folder)
+    except ValueError:
+        return False
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -238,7 +279,7 @@ def check_ids(all_parts: Sequence[parts.Part]) -> None:
     digests = [
         np.array([_hash_id(page_id) for (page_id,) in parts.read_rows(part.path, ["id"])])
         for part in all_parts
-    ]
+    ] or [np.zeros(0, np.int64)]
     ordered = np.sort(np.concatenate(digests))
     repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     seen: dict[str, str] = {}
@@ -287,4 +328,5 @@ def link_text(totals: StageTotals, folder: pathlib.Path) -> None:
             if stale.name not in names:
                 stale.unlink()
     for part in totals.outputs:
+        parts.check(part)
         parts.link(part.path, folder / part.corpus / part.path.name)

@@ -18,6 +18,7 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression
 from gptjax.runtime import checksums
 
+READ_TO_DAMAGE = "files read to their damage"  # a note of the ledger
 HTML_FORMATS = (".warc", ".html")
 
 
@@ -97,7 +98,10 @@ def _read_pages(
             for n, source in enumerate(read_sources(file, task.corpus, task.rule)):
                 if n >= 2**PAGE_BITS:
                     raise ValueError(f"{file.path} has over {n:,} documents: cut it in several")
-                page_id = f"{task.corpus.name}/{source.id or f'{file.name}#{n}'}"
+                own_id = source.id or f"{file.name}#{n}"
+                page_id, url = map(
+                    unicode.replace_surrogates, (f"{task.corpus.name}/{own_id}", source.url)
+                )
                 number = first + (n << PIECE_BITS)
                 text = source.content
                 if isinstance(text, bytes):
@@ -107,10 +111,10 @@ def _read_pages(
                     text = Dropped("no text")
                 if isinstance(text, Dropped):
                     ledger.count(source.size, text, False)
-                    row = (number, page_id, source.url, text.reason, text.detail, "")
-                    dropped.write(row, 200)
+                    detail = unicode.replace_surrogates(text.detail)
+                    dropped.write((number, page_id, url, text.reason, detail, ""), 200)
                     continue
-                page = Page(number, page_id, source.url, unicode.replace_surrogates(text))
+                page = Page(number, page_id, url, unicode.replace_surrogates(text))
                 ledger.count(source.size, [page], False)
                 yield page
         except compression.CorruptFile as error:
@@ -119,15 +123,14 @@ def _read_pages(
                     f"{file.path} is damaged or cut short ({error}): fetch it again, or keep what "
                     "is before the damage with read.damaged=keep"
                 ) from None
-            notes = ledger.notes
-            notes["damaged files"] = notes.get("damaged files", 0) + 1
+            ledger.notes[READ_TO_DAMAGE] = ledger.notes.get(READ_TO_DAMAGE, 0) + 1
 
 
 def read_sources(file: input_files.InputFile, corpus: Corpus, rule: ReadPages) -> Iterator[Source]:
     """Yields the documents of a file. Raises compression.CorruptFile at damage, after what is
     before it."""
-    if file.size == 0:
-        return
+    if file.size == 0 and file.compression:
+        raise compression.CorruptFile("it is empty")
     with input_files.open_file(file) as raw:
         match file.format:
             case ".warc":
@@ -142,14 +145,14 @@ def read_sources(file: input_files.InputFile, corpus: Corpus, rule: ReadPages) -
                 content, size = _read_bytes(stream, rule.document_bytes)
                 if isinstance(content, bytes) and file.format == ".txt":
                     content = _decode(content)
-                yield Source("", "", content, size)
+                if size:
+                    yield Source("", "", content, size)
 
 
 def _read_warc(raw: BinaryIO, file: input_files.InputFile, rule: ReadPages) -> Iterator[Source]:
     for page in warc.read_warc(raw, file.compression, rule.document_bytes):
-        if isinstance(page, Dropped):
-            url, _, detail = page.detail.partition(" ")
-            yield Source("", url, Dropped(page.reason, detail), 0)
+        if isinstance(page, warc.DroppedPage):
+            yield Source("", page.url, Dropped(page.reason, page.detail), page.size)
         elif page.html is not None:
             yield Source("", page.url, page.html, len(page.html), page.charset)
         else:
@@ -181,14 +184,17 @@ def _read_jsonl(stream: BinaryIO, corpus: Corpus, rule: ReadPages) -> Iterator[S
 def _source_of_record(record: dict[str, Any], corpus: Corpus, size: int) -> Source:
     """The document of a JSON object, or of a row."""
     url = record[corpus.url_field] if corpus.url_field in record else ""
-    own_id = record[corpus.id_field] if corpus.id_field in record else ""
     content: str | Dropped = Dropped(f"no string {corpus.field!r}", f"it has {', '.join(record)}")
     if corpus.field in record and isinstance(record[corpus.field], str):
         content = record[corpus.field]
-    if corpus.id_field is not None and (not own_id or not isinstance(own_id, str | int)):
-        content = Dropped(f"no id {corpus.id_field!r}", f"it has {', '.join(record)}")
-        own_id = ""
-    return Source(str(own_id), url if isinstance(url, str) else "", content, size)
+    own_id = ""
+    if corpus.id_field is not None:
+        value = record[corpus.id_field] if corpus.id_field in record else None
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            own_id = str(value)
+        else:
+            content = Dropped(f"no id {corpus.id_field!r}", f"that is {parse.quote(value)}")
+    return Source(own_id, url if isinstance(url, str) else "", content, size)
 
 
 def _read_parquet(

@@ -115,6 +115,27 @@ def input_state(stage: config.Stage) -> str:
     )
 
 
+# Files of what stages learn, which outlast the learning.
+LEARNED = ("model.npy", "duplicates.npy", "links.npy", "links.json")
+LEARNED += ("hashes.npy", "bits.npy", "lengths.npy")
+
+
+def check(stage: config.Stage) -> None:
+    """Raises a one-line ValueError for what can be seen to be wrong with a stage before the pages
+    are read."""
+    input_state(stage)
+    match stage:
+        case (
+            config.WithoutDomains()
+            | config.Language()
+            | config.QualityRules()
+            | config.MaskPersonalData()
+        ):
+            open_stage(stage, pathlib.Path(), 0)
+        case _:
+            pass
+
+
 def open_stage(stage: config.Stage, learned: pathlib.Path, seed: int) -> StageFn:
     """Returns the function of a stage. learned: folder of what it has learned."""
     match stage:
@@ -210,18 +231,19 @@ def learn(stage: config.Stage, job: Learning) -> None:
 def learn_classifier(stage: config.QualityClassifier, job: Learning) -> None:
     """Draws documents of both classes, fits the classifier and saves it."""
     samples = []
-    for names in (stage.positives, stage.negatives):
+    for names, most in ((stage.positives, 1.0), (stage.negatives, classifier.RAW_SHARE)):
         chosen = [part for part in job.parts if part.corpus in names]
         total = sum(part.documents for part in chosen)
+        wanted = min(stage.documents, max(classifier.MIN_DOCUMENTS, int(most * total)))
         share = 0.0
         sample = classifier.make_sample(np.zeros(0), [])
-        while share < 1 and len(sample.order) < min(stage.documents, total):
+        while share < 1 and len(sample.order) < min(wanted, total):
             # enough in all but few cases; then more are looked at
-            share = min(1.0, max(2 * share, (1.1 * stage.documents + 100) / max(1, total)))
+            share = min(1.0, max(2 * share, (1.1 * wanted + 100) / max(1, total)))
             tasks = [LearnTask(stage, part, job.folder, job.seed, share) for part in chosen]
             files = job.engine.map(save_sample, tasks, f"{job.name}: examples")
             sample = classifier.join([classifier.Sample.load(file) for file in files])
-        samples.append(classifier.first(sample, stage.documents))
+        samples.append(classifier.first(sample, wanted))
     classifier.fit(samples[0], samples[1], stage).save(job.folder / "model.npy")
 
 

@@ -50,6 +50,14 @@ class RawPage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DroppedPage(Dropped):
+    """Why a record is no page. size: bytes of its block."""
+
+    url: str = ""
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Record:
     """A record. size: bytes of its block. block: the block, or only its beginning where it is too
     large to be read."""
@@ -61,13 +69,12 @@ class _Record:
 
 def read_warc(
     stream: BinaryIO, compression_suffix: str, document_bytes: int
-) -> Iterator[RawPage | Dropped]:
+) -> Iterator[RawPage | DroppedPage]:
     """Yields a page, or why there is none, for each record of a crawled page, of a text extracted
     from one (WET), or of an unknown type. Other records (requests, metadata) are skipped.
 
     compression_suffix: as `compression.decompress` takes it. document_bytes: pages and texts with
-    more bytes are dropped; memory is bounded by a few times as much. Dropped.detail: the URL, and
-    what is wrong with it.
+    more bytes are dropped; memory is bounded by a few times as much.
 
     Raises CorruptFile, after all whole records before it, for a record that is cut short, a
     compressed file that is damaged, and anything that is no record. A file cut between two records
@@ -86,7 +93,7 @@ def read_warc(
         else:
             page = Dropped("record of an unknown type", kind)
         if isinstance(page, Dropped):
-            page = Dropped(page.reason, f"{url} {page.detail}".strip())
+            page = DroppedPage(page.reason, page.detail, url, record.size)
         yield page
 
 

@@ -18,7 +18,7 @@ FIELD_NAMES = {
     "tasks": "set of tasks",
     "held_out": "validation split",
     "before": "stage before it",
-    "files": "state of the files that were read",
+    "texts": "text that was read",
     "state": "state of its own files",
 }
 MAX_CHARS = 80  # of a value in an error

@@ -15,6 +15,8 @@ import pytest
 from gptjax.runtime import checksums
 from tests import warc_files
 
+pytestmark = pytest.mark.slow  # unit/curation/ has the same within a process
+
 HTML = "<html><body><main>{}</main></body></html>"
 STAGES = (
     "stages=(Language(),QualityRules(repetition=False,alphabetic_words=0.5),QualityClassifier("
@@ -82,7 +84,6 @@ def n_files(out):
     return len(list(out.rglob("*.ledger.json"))) + len(list(out.rglob("done.json")))
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(crawl, tmp_path, whole):
     out, kills = tmp_path / "out", 0
     for n in range(0, 200, 7):  # each time after seven more files, in whatever stage that is

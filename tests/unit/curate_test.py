@@ -65,7 +65,7 @@ def test_a_crawl_becomes_shards_that_training_reads(crawl, tmp_path, capsys, mon
     assert json.loads(lines[-1])["step"] == 2
     manifest = checksums.read(out / "manifest.json")
     read = manifest["stages"]["00-read"]["web"]
-    assert read["read"][0] == 42 and read["dropped"] == {"HTTP status is not 200": [1, 0]}
+    assert read["read"][0] == 42 and read["dropped"] == {"HTTP status is not 200": [1, 69]}
     kept = manifest["stages"]["03-mask_personal_data"]["web"]["written"]
     splits = manifest["shards"]["web"]
     assert splits["train"]["documents"] + splits["validation"]["documents"] == kept[0] > 25
@@ -102,6 +102,7 @@ def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
         (["--out=x", "--recipe=web"], "no data set has a path: .*--input=web=PATH"),
         (["--out=x", "--recipe=web", "--input=crawl.warc"], "give NAME=PATH, where NAME is one of"),
         (["--out=x", "--recipe=web", "--input=common=a"], "where NAME is one of web"),
+        (["--out=x", "--recipe=web", "--input=web=a", "--input=web=b"], "web is given twice"),
         (["--out=x", "--recipe=web", "--input=web=nowhere"], "nowhere does not exist; give .warc,"),
         (["--out=x", "--recipe=web", "--without=links"], "web has the stages language, quality"),
         (["--out=x", "--recipe=web", "--input=web=.", "--until=x"], "there are 00-read, 01-langu"),
@@ -146,3 +147,13 @@ def test_names_of_data_sets_in_stages_are_checked():
         )
     with pytest.raises(ValueError, match="corpora are called web, web: give each its own name"):
         curation.Curation(name="x", corpora=(corpus, corpus))
+    for name in ("", "../x", "a/b", ".h"):
+        with pytest.raises(ValueError, match="a data set is called .*: give letters, digits"):
+            curation.Curation(name="x", corpora=(curation.Corpus(name=name),))
+    twice = (curation.Decontaminate(), curation.Decontaminate())
+    with pytest.raises(ValueError, match="Decontaminate is given twice: give it once"):
+        curation.Curation(name="x", corpora=(corpus,), stages=twice)
+    with pytest.raises(ValueError, match="drops documents of .* for each other, so that none"):
+        curation.FuzzyDuplicates(across=(("a", "b"), ("b", "c"), ("c", "a")))
+    with pytest.raises(ValueError, match="has a in positives and in negatives"):
+        curation.QualityClassifier(positives=("a",), negatives=("b", "a"), corpora=("b",))

@@ -137,3 +137,17 @@ def test_every_match_has_its_hint():
             if search.pattern.fullmatch(one):
                 assert search.hint.search(one)
     assert re.search(personal_data.PHONE_HINT, "Tel 5550123")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Call +49 30 1234567. 24 people came.", "Call <phone>. 24 people came."),
+        ("Call +1 212 555 0123 - 3 rooms", "Call <phone> - 3 rooms"),
+        ("at +1 (212) 555-0123 (2 lines)", "at <phone> (2 lines)"),
+        ("at +49 (0)30 1234-567, or +33 1 42 34 56 78", "at <phone>, or <phone>"),
+    ],
+)
+def test_numbers_after_a_telephone_number_stay(text, expected):
+    kinds = MaskPersonalData().kinds
+    assert personal_data.mask(text, kinds) == expected

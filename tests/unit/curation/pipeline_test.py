@@ -1,6 +1,9 @@
 import contextlib
+import dataclasses
+import gzip
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -183,8 +186,11 @@ def test_changed_files_are_read_again_and_later_stages_refuse(crawl, write_jsonl
     rule = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
     run(rule, crawl / "out")
     write_jsonl("clean/a.jsonl", paragraphs[:61])
-    with pytest.raises(ValueError, match="another state of the files that were read"):
+    with pytest.raises(ValueError, match="another text that was read"):
         run(rule, crawl / "out")
+    with pytest.raises(ValueError, match="01-exact_duplicates is of another recipe: delete it and"):
+        run(recipe(crawl, clean="clean", raw="raw"), crawl / "out")
+    shutil.rmtree(crawl / "out" / "01-exact_duplicates")
     totals = run(recipe(crawl, clean="clean", raw="raw"), crawl / "out")
     assert totals[0].ledgers["clean"].read[0] == 61
 
@@ -223,7 +229,7 @@ def test_what_became_of_a_document_is_explained(crawl):
         assert explain.explain(crawl / "out", f"http://example.org/raw/a.jsonl/{n}") == [line]
         reasons.add(line.partition("): ")[2].partition(" (")[0].partition(", in")[0])
     assert reasons >= {
-        "kept",
+        "kept by 03-fuzzy_duplicates",
         "dropped by 01-quality_classifier: low quality",
         "dropped by 03-fuzzy_duplicates: nearly the same text",
     }
@@ -238,6 +244,76 @@ def test_what_became_of_a_document_is_explained(crawl):
         explain.explain(crawl / "out", "x")
     with pytest.raises(ValueError, match="has no stage of a curation"):
         explain.explain(crawl, "x")
+    with pytest.raises(ValueError, match="no document with the id or URL raw"):
+        explain.explain(crawl / "out", "raw")
+
+
+def test_documents_of_a_stage_in_progress_are_explained(crawl):
+    run(recipe(crawl, *EVERY, clean="clean", raw="raw"), crawl / "out", until="00-read")
+    (crawl / "out" / "01-quality_classifier").mkdir()
+    (line,) = explain.explain(crawl / "out", "raw/a.jsonl#0")
+    assert ": kept by 00-read, in " in line
+
+
+def test_what_was_learned_is_learned_again_if_it_is_damaged(crawl):
+    rule = recipe(crawl, *EVERY, clean="clean", raw="raw")
+    expected = kept(run(rule, crawl / "whole"))
+    run(rule, crawl / "out", until="02-exact_duplicates")
+    path = crawl / "out" / "03-fuzzy_duplicates"
+    run(rule, crawl / "out")
+    learned = path / "learned" / "duplicates.npy"
+    assert [file.name for file in sorted(learned.parent.iterdir())] == ["done.json", learned.name]
+    for ledger in path.glob("*.ledger.json"):
+        ledger.unlink()
+    content = learned.read_bytes()
+    for damaged in (content[:200] + bytes([content[200] ^ 1]) + content[201:], None):
+        learned.unlink()
+        if damaged:
+            learned.write_bytes(damaged)
+        assert kept(run(rule, crawl / "out")) == expected
+
+
+def test_what_is_wrong_is_said_before_anything_is_read(crawl):
+    def none(stage):
+        raise ValueError("no task has data")
+
+    for stage, message in (
+        (config.Decontaminate(), "no task has data"),
+        (config.LinkedPages(links="nowhere.jsonl"), "nowhere.jsonl does not exist"),
+        (config.Language(languages=("xx",)), "xx"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(recipe(crawl, *EVERY, stage, clean="clean", raw="raw"), crawl / "out", tasks=none)
+        assert not (crawl / "out").exists()
+    with pytest.raises(ValueError, match="lies among the files of raw, which would be read again"):
+        run(recipe(crawl, raw="raw"), crawl / "raw")
+        run(recipe(crawl, raw="raw"), crawl / "raw")
+
+
+def test_damage_may_be_kept_after_it_was_refused(crawl):
+    path = crawl / "raw" / "a.jsonl"
+    (crawl / "raw" / "a.jsonl.gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
+    path.unlink()
+    rule = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
+    with pytest.raises(ValueError, match="a.jsonl.gz is damaged or cut short"):
+        run(rule, crawl / "out")
+    keep = dataclasses.replace(rule, read=config.ReadPages(damaged="keep"))
+    totals = run(keep, crawl / "out")
+    assert totals[0].ledger.notes == {"files read to their damage": 1}
+
+
+def test_a_damaged_result_of_the_last_stage_is_noticed(crawl, tmp_path):
+    totals = run(recipe(crawl, clean="clean", raw="raw"), crawl / "out")
+    part = totals[0].outputs[0].path
+    content = part.read_bytes()
+    part.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    with pytest.raises(ValueError, match="is damaged .*: delete it, and run the same command"):
+        pipeline.link_text(totals[-1], tmp_path / "text")
+    part.write_bytes(content)
+    for _ in range(2):
+        pipeline.link_text(totals[-1], tmp_path / "text")
+        found = sorted(path.name for path in (tmp_path / "text").rglob("*.p*"))
+        assert found == sorted(part.path.name for part in totals[-1].outputs)
 
 
 def test_a_run_stops_where_it_is_to(crawl):

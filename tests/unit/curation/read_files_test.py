@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from gptjax.config.curation import Corpus, ReadPages
-from gptjax.curation import input_files, parts, read_files
+from gptjax.curation import input_files, page, parts, read_files
 from tests import warc_files
 
 RULE = ReadPages(document_bytes=2**16)
@@ -84,7 +84,7 @@ def test_a_file_cut_short_stops_or_is_read_to_the_damage(tmp_path, at):
     assert not list((tmp_path / "out").glob("*ledger*")), "which is what makes a part whole"
     keep = dataclasses.replace(RULE, damaged="keep")
     result, pages = read(tmp_path, path, keep)
-    assert 100 < len(pages) < 4000 and result.ledger.notes == {"damaged files": 1}
+    assert 100 < len(pages) < 4000 and result.ledger.notes == {"files read to their damage": 1}
     assert [page.text for page in pages] == [json.loads(line)["text"] for line in lines][
         : len(pages)
     ]
@@ -142,6 +142,27 @@ def test_a_column_or_id_that_is_missing_is_said(tmp_path, write_jsonl):
     assert pages == [] and list(result.ledger.dropped) == ["no id 'key'"]
 
 
+def test_ids_may_be_any_string_or_integer(tmp_path):
+    ids = [0, 7, "a b", "", None, True, 1.5, "\ud800"]
+    lines = [json.dumps({"text": "x", "key": value, "url": "http://\ud800"}) for value in ids]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    result, pages = read(tmp_path, tmp_path / "a.jsonl", id_field="key")
+    assert [page.id for page in pages] == ["web/0", "web/7", "web/a b", "web/\ufffd"]
+    assert {page.url for page in pages} == {"http://\ufffd"}
+    assert result.ledger.dropped == {"no id 'key'": (4, sum(len(line) + 1 for line in lines[3:7]))}
+
+
+def test_an_empty_compressed_file_is_damage_and_other_empty_files_are_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("")
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": "x"}')
+    result, pages = read(tmp_path, tmp_path / "in")
+    assert result.ledger.read[0] == len(pages) == 1
+    (tmp_path / "in" / "c.jsonl.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"c.jsonl.gz is damaged or cut short \(it is empty\)"):
+        read(tmp_path, tmp_path / "in")
+
+
 def test_a_parquet_file_cut_short_is_damage(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.table({"text": ["x" * 100] * 50}), path)
@@ -166,6 +187,8 @@ def test_places_of_fsspec_are_read_as_files_here(tmp_path, write_jsonl):
             read(tmp_path, "memory://crawl/x*")
     finally:
         memory.rm("/crawl", recursive=True)
+    here = read(tmp_path, f"file://{tmp_path}/in")[1]
+    assert [page.text for page in here] == ["one", "two", "three"]
     with pytest.raises(ValueError, match="nowhere://x cannot be read by fsspec .*nowhere"):
         read(tmp_path, "nowhere://x")
 
@@ -206,3 +229,13 @@ def test_pages_of_warc_files_are_text(tmp_path):
     assert list(parts.read_rows(path, ["id", "url", "reason", "detail"])) == [
         ("web/a.warc.gz#1", "http://a.example/2", "HTTP status is not 200", "404")
     ]
+
+
+def test_numbers_order_pages_by_data_set_file_and_place():
+    last_page = 2**page.PAGE_BITS - 1
+    last_piece = (last_page << page.PIECE_BITS) + 2**page.PIECE_BITS - 1
+    last_file = 2**page.FILE_BITS - 1
+    assert page.first_number(0, 1) == page.first_number(0, 0) + last_piece + 1
+    assert page.first_number(1, 0) == page.first_number(0, last_file) + last_piece + 1
+    assert page.first_number(1, 0) >> page.CORPUS_SHIFT == 1
+    assert page.first_number(127, last_file) + last_piece == 2**63 - 1, "which int64 holds"

@@ -147,7 +147,7 @@ def test_brotli_is_undone():
 def test_a_record_without_a_page_says_why(content, reason):
     """...and the pages beside it are read."""
     dropped, page = read(content + warc_files.page("<p>next"))
-    assert dropped.reason == reason and dropped.detail.startswith("http://a.example/")
+    assert dropped.reason == reason and dropped.url == "http://a.example/"
     assert page.html == b"<p>next"
 
 
