@@ -182,7 +182,7 @@ class HfReader:
     def __init__(self, source: data.HfDataset):
         self._name, self._field = f"HfDataset(name={source.name!r})", source.field
         try:
-            import datasets
+            import datasets  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ValueError(
                 f"{self._name} needs Hugging Face's datasets: pip install gptjax[stream], or "
