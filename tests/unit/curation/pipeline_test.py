@@ -121,7 +121,7 @@ def test_of_near_duplicates_the_first_and_those_of_the_first_data_set_stay(crawl
 
 def test_a_stage_that_does_not_apply_leaves_a_data_set_as_it_is(crawl):
     rule = recipe(
-        crawl, config.Language(languages=("fr",), corpora=("raw",)), clean="clean", raw="raw"
+        crawl, config.Language(languages=("ja",), corpora=("raw",)), clean="clean", raw="raw"
     )
     with pytest.raises(ValueError, match=r"no document of raw is left of 310 \(310 language\)"):
         run(rule, crawl / "out")
