@@ -7,6 +7,7 @@ often taken for Bosnian or Serbian ("bs", "sr"), and Norwegian is "no" or "nn": 
 """
 
 import functools
+import tempfile
 from typing import Any
 
 from gptjax.config.curation import Language
@@ -51,9 +52,13 @@ def detect(text: str) -> tuple[str, float]:
 
 @functools.cache
 def _detector() -> Any:
-    """The detector, once a process: it takes about a second and 70 MB."""
+    """The detector, once a process: it takes about a second and 70 MB, in a temporary file, too."""
     from py3langid import langid
 
-    return langid.LanguageIdentifier.from_model_file(
-        langid.MODEL_FILE, norm_probs=True, min_confidence=LEAST_PROBABILITY
-    )
+    try:
+        return langid.LanguageIdentifier.from_model_file(
+            langid.MODEL_FILE, norm_probs=True, min_confidence=LEAST_PROBABILITY
+        )
+    except OSError as error:
+        place = error.filename or tempfile.gettempdir()
+        raise OSError(error.errno, f"py3langid needs it: {error.strerror}", place) from None
