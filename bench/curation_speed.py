@@ -115,7 +115,9 @@ def run_datatrove(folder: Path, stage: str, out: Path) -> int:
     from datatrove.pipeline.writers import JsonlWriter  # pyright: ignore[reportMissingImports]
 
     def execute(*steps: object) -> None:
-        LocalPipelineExecutor(list(steps), tasks=1, workers=1, skip_completed=False).run()
+        LocalPipelineExecutor(
+            list(steps), tasks=1, workers=1, skip_completed=False, logging_dir=str(out / "logs")
+        ).run()
 
     read, write = JsonlReader(str(folder)), JsonlWriter(str(out / "kept"))
     if stage == "read and write":
