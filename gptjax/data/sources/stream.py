@@ -4,7 +4,6 @@ there later. Files of a disk or of whatever fsspec reads, and Hugging Face's `da
 
 import copy
 import dataclasses
-import glob
 import itertools
 import pathlib
 import pickle
@@ -12,12 +11,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, assert_never
 
 from gptjax.config import data, find_files, parse
-from gptjax.data.sources import compression, files
+from gptjax.data.sources import compression, file_listing, files
 from gptjax.runtime import errors
 
 HF_STATE_EXAMPLES = 256  # between two states of an IterableDataset: one is a copy of a nested dict
-# What file systems call a mark that changes with the content of a file.
-STAMPS = ("etag", "ETag", "md5Hash", "blob_id", "generation", "mtime", "LastModified", "created")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +29,10 @@ class Place:
     state: Any = None
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """A file of a stream. name: as `Stream.path` has it. size: in bytes. stamp: a mark that changes
-    with its content, such as its time or an ETag."""
-
-    name: str
-    size: int | None
-    stamp: str
-
-
 class Reader(Protocol):
     """A streamed source that is open. files: in the order of reading; () if they are unknown."""
 
-    files: tuple[File, ...]
+    files: tuple[file_listing.File, ...]
 
     def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
         """Yields every text from `place` to the end, None where it is null, each with its place.
@@ -70,31 +57,13 @@ class FileReader:
     def __init__(self, source: data.Stream):
         """Lists the files; none is read."""
         self._field = source.field
-        if "://" not in source.path:
-            self._fs: Any = None
-            listing = find_files.find(source.path)
-            self.files = tuple(
-                File(str(file), state.st_size, str(state.st_mtime_ns))
-                for file, state in listing.states.items()
-            )
-            return
-        try:
-            import fsspec.core
-
-            self._fs, root = fsspec.core.url_to_fs(source.path)
-            found = _list(self._fs, root)
-        except Exception as error:  # of any file system
-            raise ValueError(f"{source.path} cannot be read: {errors.first_line(error)}") from None
-        self.files = tuple(File(*info) for info in sorted(found))
-        if not self.files:
-            hint = find_files.format_hint(find_files.FORMATS)
-            raise ValueError(f"{source.path}: there is no file of text; {hint}")
+        self.files = tuple(file_listing.list_files(source.path)[0])
 
     def read(self, place: Place) -> Iterator[tuple[Place, str | None]]:
         for number in range(place.file, len(self.files)):
             name, size = self.files[number].name, self.files[number].size
             try:
-                with self._open(name) as raw:
+                with file_listing.open_file(name) as raw:
                     if size != 0:
                         yield from self._read_file(raw, name, place)
             except compression.CorruptFile as error:
@@ -106,14 +75,11 @@ class FileReader:
             except OSError as error:
                 reason = error.strerror or errors.first_line(error)
                 raise ValueError(f"{name} cannot be read: {reason}") from None
-            except Exception as error:
-                if self._fs is None:
+            except Exception as error:  # of a file system of fsspec
+                if "://" not in name:
                     raise
                 raise ValueError(f"{name} cannot be read: {errors.first_line(error)}") from None
             place = Place(number + 1)
-
-    def _open(self, name: str) -> BinaryIO:
-        return pathlib.Path(name).open("rb") if self._fs is None else self._fs.open(name, "rb")
 
     def _read_file(
         self, raw: BinaryIO, name: str, place: Place
@@ -159,25 +125,10 @@ class _Lines:
         return line
 
 
-def _list(fs: Any, root: str) -> Iterator[tuple[str, int | None, str]]:
-    """Yields name, size and stamp of each file of text at a path of an fsspec file system."""
-    if glob.has_magic(root):
-        infos = fs.glob(root, detail=True)
-    else:
-        info = fs.info(root)
-        infos = {root: info} if info["type"] == "file" else fs.find(root, detail=True)
-    for name, info in infos.items():
-        path = pathlib.PurePosixPath(name)
-        is_text = find_files.file_type(path)[0] and not path.name.startswith(".")  # type: ignore
-        if info["type"] == "file" and is_text:
-            stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
-            yield name, info["size"], stamp
-
-
 class HfReader:
     """A `Reader` of a data set of Hugging Face's `datasets`."""
 
-    files: tuple[File, ...] = ()
+    files: tuple[file_listing.File, ...] = ()
 
     def __init__(self, source: data.HfDataset):
         self._name, self._field = f"HfDataset(name={source.name!r})", source.field
