@@ -66,12 +66,12 @@ def _common_folder(folders: Sequence[pathlib.PurePosixPath]) -> pathlib.PurePosi
 @contextlib.contextmanager
 def open_file(file: InputFile) -> Iterator[BinaryIO]:
     """Opens a file for reading bytes. Raises a one-line ValueError if it cannot be opened."""
-    try:
-        raw = file_listing.open_file(file.path)
-    except Exception as error:  # every file system has its own
-        reason = isinstance(error, OSError) and error.strerror or errors.first_line(error)
-        raise ValueError(f"{file.path} cannot be read: {reason}") from None
-    with raw:
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = stack.enter_context(file_listing.open_file(file.path))
+        except Exception as error:  # every file system has its own
+            reason = isinstance(error, OSError) and error.strerror or errors.first_line(error)
+            raise ValueError(f"{file.path} cannot be read: {reason}") from None
         yield raw
 
 

@@ -1,8 +1,10 @@
 """The files of text that a path names, on this machine or at any place that fsspec opens."""
 
+import contextlib
 import dataclasses
 import glob
 import pathlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from gptjax.config import find_files
@@ -38,14 +40,18 @@ def list_files(
     return files, listing.remark()
 
 
-def open_file(name: str) -> BinaryIO:
+@contextlib.contextmanager
+def open_file(name: str) -> Iterator[BinaryIO]:
     """Opens a file for reading bytes. Raises OSError, or what the file system of a place raises."""
     if "://" not in name:
-        return open(name, "rb")
+        with open(name, "rb") as raw:
+            yield raw
+        return
     import fsspec.core
 
-    opened: Any = fsspec.core.open(name, "rb")
-    return opened.open()  # which keeps the file system of an archive alive
+    opened: Any = fsspec.core.open(name, "rb")  # keeps the file system, such as an archive, alive
+    with opened as raw:
+        yield raw
 
 
 def _list_remote(path: str, formats: find_files.Formats) -> tuple[list[File], str | None]:
