@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import shlex
 import sys
@@ -180,6 +181,17 @@ def make_config_parser(program: str, description: str, example: str, text: bool 
         )
         parser.add_argument("--text", metavar="FILE", help=text_help)
     return parser
+
+
+def add_workers_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --workers: how many processes share the work."""
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=parse.int_argument(1, 1024),
+        default=os.cpu_count() or 1,
+        help="processes (default: a core each)",
+    )
 
 
 def resolve_config(args: argparse.Namespace, local: bool = True) -> Config:

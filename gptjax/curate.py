@@ -10,7 +10,6 @@ What follows -- are arguments of gptjax.train, which then trains on the result.
 import argparse
 import contextlib
 import dataclasses
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -50,13 +49,12 @@ def main(arguments: list[str]) -> None:
     recipe = resolve_recipe(args)
 
     from gptjax.curation import engine, pipeline, read_files
+    from gptjax.data.tokenizers import build
     from gptjax.report import console
     from gptjax.runtime import lock
 
     out = console.Console(quiet=False)
-    if recipe.tokenizer is not None:
-        from gptjax.data.tokenizers import build
-
+    if recipe.tokenizer is not None and not build.is_trained(recipe.tokenizer):
         build.build(recipe.tokenizer)  # a missing one is noticed now, not after hours
     folders = pipeline.folder_names(recipe)
     until = _match_folder(args.until, folders) if args.until is not None else None
@@ -152,13 +150,7 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of where it is done."""
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=parse.int_argument(1, 1024),
-        default=os.cpu_count() or 1,
-        help="processes (default: a core each)",
-    )
+    cli.add_workers_flag(parser)
     parser.add_argument(
         "--engine",
         choices=("local", "spark"),
@@ -198,13 +190,11 @@ def resolve_recipe(args: argparse.Namespace) -> config.Curation:
     """Returns the recipe of --recipe with every --without, --set and --input applied."""
     if args.recipe is None:
         raise ValueError(f"say which recipe with --recipe=NAME: {', '.join(registry.CURATION)}")
-    from gptjax.curation import pipeline
-
     recipe = overrides.override(registry.curation(args.recipe), *args.assignments)
     for name in args.without:
-        stages = [stage for stage in recipe.stages if pipeline.stage_name(stage) != name]
+        stages = [stage for stage in recipe.stages if config.stage_name(stage) != name]
         if len(stages) == len(recipe.stages):
-            names = ", ".join(map(pipeline.stage_name, recipe.stages))
+            names = ", ".join(map(config.stage_name, recipe.stages))
             raise ValueError(f"--without={name}: {recipe.name} has the stages {names}")
         recipe = dataclasses.replace(recipe, stages=tuple(stages))
     paths: dict[str, str] = {}
@@ -293,49 +283,49 @@ def finish(
 ) -> list[str]:
     """Makes the folders of text, the shards of their tokens and the manifest; returns the
     assignments by which a config trains on them."""
+    from gptjax import prepare
     from gptjax.curation import pipeline
     from gptjax.data import tokenize
-    from gptjax.data.tokenizers import build
     from gptjax.runtime import checksums
 
     pipeline.link_text(totals[-1], directory / "text")
     manifest = pipeline.manifest(recipe, totals)
     weights = {corpus.name: corpus.weight for corpus in recipe.corpora}
-    sources: list[data.Source] = [
-        data.Text(path=str(directory / "text" / name), weight=weights[name])
+    texts = {
+        name: data.Text(path=str(directory / "text" / name), weight=weights[name])
         for name in totals[-1].ledgers
-    ]
-    tokenizer = build.build(recipe.tokenizer) if recipe.tokenizer is not None else None
-    if tokenizer is not None:
-        for number, source in enumerate(sources):
-            assert isinstance(source, data.Text)
-            name = pathlib.Path(source.path).name
-            shards = directory / "shards" / name
-            with out.progress_bar(f"shards of {name}") as advance:
-                counts = tokenize.tokenize_corpus(
-                    source,
-                    repr(recipe.tokenizer),
-                    tokenizer,
-                    recipe.validation,
-                    shards,
-                    advance,
-                    workers,
-                    print_line=out.print,
-                )
-            manifest["shards"][name] = {
-                split: {key: counts["splits"][split][key] for key in ("documents", "tokens")}
-                for split in counts["splits"]
+    }
+    sources: list[data.Source] = list(texts.values())
+    settings: list[str] = []
+    if recipe.tokenizer is not None:
+        shard_dirs = {directory / "shards" / name: source for name, source in texts.items()}
+        tokenizer, manifests = prepare.write_shards(
+            dict(shard_dirs),
+            {},
+            recipe.tokenizer,
+            recipe.validation,
+            directory,
+            workers,
+            tokenize.BLOCK_CHARS,
+            out,
+        )
+        manifest["shards"] = {
+            path.name: {
+                split: {key: counts[key] for key in ("documents", "tokens")}
+                for split, counts in shards["splits"].items()
             }
-            sources[number] = data.Shards(path=str(shards), weight=source.weight)
-    checksums.save(directory / "manifest.json", manifest)
-    assignments = [f"data.sources={tuple(sources)!r}"]
-    if tokenizer is not None:
-        assignments += [
+            for path, shards in manifests.items()
+        }
+        sources = [
+            data.Shards(path=str(path), weight=text.weight) for path, text in shard_dirs.items()
+        ]
+        settings = [
             f"data.tokenizer={recipe.tokenizer!r}",
             f"data.validation={recipe.validation!r}",
             f"model.n_vocab={tokenizer.n_vocab}",
         ]
-    return assignments
+    checksums.save(directory / "manifest.json", manifest)
+    return [f"data.sources={tuple(sources)!r}", *settings]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ same command goes on.
 import argparse
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="gz",
         help="of what filter writes (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=parse.int_argument(1, 1024),
-        default=os.cpu_count() or 1,
-        help="processes (default: a core each)",
-    )
+    cli.add_workers_flag(parser)
     parser.add_argument(
         "--overlap", metavar="DIR", type=parse.path_argument, help="compare: what check wrote"
     )

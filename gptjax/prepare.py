@@ -5,14 +5,18 @@ is the command that trains on the shards.
 """
 
 import argparse
-import os
 import pathlib
 import shlex
+from typing import TYPE_CHECKING, Any
 
 from gptjax import cli
 from gptjax.config import data, find_files, parse
 from gptjax.config.schema import Config
 from gptjax.data.sources import open
+
+if TYPE_CHECKING:
+    from gptjax.data.tokenizers import build
+    from gptjax.report import console
 
 EXAMPLE = """python -m gptjax.prepare --config=gpt2_124m --set "data.sources=Text(path='books/*.jsonl.zst')" --out=books --workers=8"""  # noqa: E501
 
@@ -35,7 +39,7 @@ def main(arguments: list[str]) -> None:
     validation_sources = dict.fromkeys([args.out / "held_out"], separate[0]) if separate else {}
 
     # slow to import, so not before --help
-    from gptjax.data import leakage, loader, open_dataset, run_tokenizer, tokenize
+    from gptjax.data import leakage, loader, open_dataset
     from gptjax.report import console
 
     out = console.Console(quiet=False)
@@ -43,32 +47,20 @@ def main(arguments: list[str]) -> None:
     for source in separate:
         leakage.check_sources(sources, source)
     open_dataset.check_sources(sources, separate, validation_rule, out.print)
-    model = run_tokenizer.model_path(spec, sources, validation_rule, args.out)
-    if model is not None and all(
-        (path / "manifest.json").exists() for path in train_sources
-    ):  # of text that may have changed since
-        model = next(iter(train_sources)) / f"tokenizer{model.suffix}"
-    tokenizer = run_tokenizer.resolve(spec, sources, validation_rule, model, out.print)
-    sizes: dict[pathlib.Path, dict[str, int]] = {}
-    for directory, source in (train_sources | validation_sources).items():
-        with out.progress_bar(open.describe(source)) as advance:
-            manifest = tokenize.tokenize_corpus(
-                source,
-                repr(spec),
-                tokenizer,
-                validation_rule,
-                directory,
-                advance,
-                args.workers,
-                args.characters_per_shard,
-                out.print,
-            )
-        sizes[directory] = {split: counts["tokens"] for split, counts in manifest["splits"].items()}
-        for split, counts in manifest["splits"].items():
-            out.print(
-                f"{directory} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} "
-                f"documents, {len(counts['shards'])} shards"
-            )
+    tokenizer, manifests = write_shards(
+        train_sources,
+        validation_sources,
+        spec,
+        validation_rule,
+        args.out,
+        args.workers,
+        args.characters_per_shard,
+        out,
+    )
+    sizes = {
+        directory: {split: counts["tokens"] for split, counts in manifest["splits"].items()}
+        for directory, manifest in manifests.items()
+    }
     n_validation = sum(
         sizes[directory]["train" if validation_sources else "validation"]
         for directory in validation_sources or train_sources
@@ -85,6 +77,43 @@ def main(arguments: list[str]) -> None:
     )
 
 
+def write_shards(
+    train_sources: SourcesByDir,
+    validation_sources: SourcesByDir,
+    spec: data.Tokenizer,
+    rule: data.ValidationSplit,
+    directory: pathlib.Path,
+    workers: int,
+    block: int,
+    out: "console.Console",
+) -> "tuple[build.Tokenizer, dict[pathlib.Path, dict[str, Any]]]":
+    """Tokenizes sources, each into its directory; returns the tokenizer and the manifests.
+
+    directory: where a tokenizer is stored that is trained on the training sources. block:
+    characters of a shard. Raises as tokenize.tokenize_corpus and run_tokenizer.resolve do."""
+    from gptjax.data import run_tokenizer, tokenize
+
+    sources = list(train_sources.values())
+    model = run_tokenizer.model_path(spec, sources, rule, directory)
+    if model is not None and all(
+        (path / "manifest.json").exists() for path in train_sources
+    ):  # of text that may have changed since
+        model = next(iter(train_sources)) / f"tokenizer{model.suffix}"
+    tokenizer = run_tokenizer.resolve(spec, sources, rule, model, out.print)
+    manifests = {}
+    for path, source in (train_sources | validation_sources).items():
+        with out.progress_bar(open.describe(source)) as advance:
+            manifests[path] = tokenize.tokenize_corpus(
+                source, repr(spec), tokenizer, rule, path, advance, workers, block, out.print
+            )
+        for split, counts in manifests[path]["splits"].items():
+            out.print(
+                f"{path} {split}: {counts['tokens']:,} tokens in {counts['documents']:,} "
+                f"documents, {len(counts['shards'])} shards"
+            )
+    return tokenizer, manifests
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the program's arguments."""
     parser = cli.make_config_parser("prepare", __doc__ or "", EXAMPLE, text=True)
@@ -95,13 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
         required=True,
         help="the shard directory; several sources: one each",
     )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=parse.int_argument(1, 1024),
-        default=os.cpu_count() or 1,
-        help="processes (default: a core each)",
-    )
+    cli.add_workers_flag(parser)
     parser.add_argument(
         "--characters_per_shard",
         metavar="N",

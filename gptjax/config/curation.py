@@ -6,11 +6,11 @@ import graphlib
 import re
 from typing import Annotated, Literal
 
-from gptjax.config.data import ByDocument, Gpt2Bpe, Separate, Tail, Tokenizer, Weight
+from gptjax.config.data import ByDocument, Gpt2Bpe, Tokenizer, ValidationSplit, Weight
 from gptjax.config.decontamination import Filter
 from gptjax.config.record import Bounds, Seed, record
 
-Bytes = Annotated[int, Bounds(1, 2**31)]
+ByteCount = Annotated[int, Bounds(1, 2**31)]
 Count = Annotated[int, Bounds(0, 10**15)]
 Share = Annotated[float, Bounds(0, 1)]
 Seconds = Annotated[float, Bounds(0, 10**6, above=True)]
@@ -51,7 +51,7 @@ class ReadPages:
     machine does."""
     memory_bytes: Annotated[int, Bounds(2**28, 2**40)] = 2**31
     """A page that takes more memory is dropped."""
-    document_bytes: Bytes = 2**24
+    document_bytes: ByteCount = 2**24
     """A larger page or document is dropped."""
     damaged: Literal["stop", "keep"] = "stop"
     """Of a file that is damaged or cut short: stop after all others, or keep what is before the
@@ -255,7 +255,7 @@ class Curation:
     """Stages after reading."""
     tokenizer: Tokenizer | None = Gpt2Bpe()
     """Text to token ids; None: the result is text alone."""
-    validation: ByDocument | Tail | Separate = ByDocument()
+    validation: ValidationSplit = ByDocument()
     """How validation text is held out, when the text becomes tokens."""
     part_bytes: Annotated[int, Bounds(2**10, 2**31)] = 2**26
     """Bytes of text in a part, the unit of work."""
@@ -281,6 +281,11 @@ class Curation:
                         f"{type(stage).__name__} names the data set {name!r}; there are "
                         f"{', '.join(names)}"
                     )
+
+
+def stage_name(stage: Stage) -> str:
+    """Returns the name of a stage: quality_rules."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(stage).__name__).lower()
 
 
 def corpora_of(stage: Stage) -> Names:

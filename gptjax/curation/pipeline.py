@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,14 +40,9 @@ class StageTotals:
         return sum(self.ledgers.values(), parts.Ledger())
 
 
-def stage_name(stage: config.Stage) -> str:
-    """Returns the name of a stage: quality_rules."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(stage).__name__).lower()
-
-
 def folder_names(recipe: config.Curation) -> list[str]:
     """Returns the names of the folders of all stages, in order: 00-read, 01-language."""
-    names = ["read", *map(stage_name, recipe.stages)]
+    names = ["read", *map(config.stage_name, recipe.stages)]
     return [f"{number:02d}-{name}" for number, name in enumerate(names)]
 
 

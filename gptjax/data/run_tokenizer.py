@@ -20,8 +20,9 @@ def model_path(
 
     It is in the directory of prepared shards if there are any, else in `directory`; its name has a
     digest of the text, the weights and the validation split that it is trained on."""
-    if not isinstance(spec, data.SentencePiece | data.TrainedBpe) or spec.path is not None:
+    if not build.is_trained(spec):
         return None
+    assert isinstance(spec, data.SentencePiece | data.TrainedBpe)
     name = build.trained_file(spec)
     for source in sources:
         if isinstance(source, data.Shards) and (parse.path(source.path) / name).exists():

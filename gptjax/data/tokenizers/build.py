@@ -120,6 +120,11 @@ def spec_in(spec: data.Tokenizer, run: pathlib.Path) -> data.Tokenizer:
     return spec
 
 
+def is_trained(spec: data.Tokenizer) -> bool:
+    """Whether a tokenizer is trained on the run's own text."""
+    return isinstance(spec, data.SentencePiece | data.TrainedBpe) and spec.path is None
+
+
 def trained_file(spec: data.SentencePiece | data.TrainedBpe) -> str:
     """Returns the name of the file of a tokenizer that is trained on a run's own text."""
     match spec:

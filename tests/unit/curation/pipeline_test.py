@@ -359,6 +359,6 @@ def test_data_sets_without_files_are_left_out_and_none_is_an_error(crawl):
 
 
 def test_every_stage_is_opened_and_named():
-    names = {pipeline.stage_name(stage) for stage in EVERY}
+    names = {config.stage_name(stage) for stage in EVERY}
     assert names == {"quality_classifier", "exact_duplicates", "fuzzy_duplicates"}
     assert stages.applies(EVERY[0], "raw") and not stages.applies(EVERY[0], "clean")
