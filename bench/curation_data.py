@@ -8,8 +8,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from gptjax.config import curation as config
 from gptjax.curation import engine, parts, pipeline
 
@@ -80,9 +78,7 @@ def shingles(text: str, n: int) -> set[tuple[str, ...]]:
 def run(recipe: config.Curation, out: Path, workers: int = 2) -> list[pipeline.StageTotals]:
     """Runs a recipe without tasks, without progress bars."""
     work = engine.Local(workers, lambda label: contextlib.nullcontext(lambda done: None))
-    return pipeline.Pipeline(recipe, out, work, print).run(
-        None, lambda stage: np.zeros(0, np.uint64)
-    )
+    return pipeline.Pipeline(recipe, out, work, print).run(None, lambda stage: {})
 
 
 def pages(totals: list[pipeline.StageTotals], corpus: str) -> dict[str, str]:

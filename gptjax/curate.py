@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptjax import cli
 from gptjax.config import curation as config
@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> None:
             from gptjax.curation import spark
 
             work = stack.enter_context(spark.open_engine(args.master, args.partitions))
-        totals = pipeline.Pipeline(recipe, args.out, work, out.print).run(until, _task_ngrams)
+        curation = pipeline.Pipeline(recipe, args.out, work, out.print)
+        totals = curation.run(until, _load_tasks)
         out.print(format_totals(totals))
         if n_damaged := totals[0].ledger.notes.get(read_files.READ_TO_DAMAGE, 0):
             out.warn(
@@ -76,7 +77,8 @@ def main(arguments: list[str]) -> None:
         if len(totals) < len(folders):
             out.print(f"stopped after {totals[-1].name}; without --until the same command goes on")
             return
-        settings = finish(recipe, totals, args.out, args.workers, out)
+        manifest = pipeline.manifest(recipe, totals, curation.tasks)
+        settings = finish(recipe, totals, manifest, args.out, args.workers, out)
     if "--" in arguments:
         from gptjax import train
 
@@ -226,8 +228,8 @@ def _match_folder(name: str, folders: list[str]) -> str:
     return matches[-1]
 
 
-def _task_ngrams(stage: config.Decontaminate) -> "np.ndarray":
-    """Returns the sorted hashes of the n-grams of a stage's tasks."""
+def _load_tasks(stage: config.Decontaminate) -> "dict[str, np.ndarray]":
+    """Returns the hashes of the n-grams of a stage's tasks, by task."""
     import numpy as np
 
     from gptjax import decontaminate
@@ -247,8 +249,10 @@ def _task_ngrams(stage: config.Decontaminate) -> "np.ndarray":
             "--without=decontaminate"
         ) from None
     lengths = [np.full(len(task.texts), stage.rule.n) for task in tasks]
-    hashes = [contamination.ngram_hashes(*pair) for pair in zip(tasks, lengths, strict=True)]
-    return np.unique(np.concatenate(hashes))
+    return {
+        task.name: contamination.ngram_hashes(task, n)
+        for task, n in zip(tasks, lengths, strict=True)
+    }
 
 
 def format_totals(totals: "list[pipeline.StageTotals]") -> str:
@@ -277,11 +281,12 @@ def format_totals(totals: "list[pipeline.StageTotals]") -> str:
 def finish(
     recipe: config.Curation,
     totals: "list[pipeline.StageTotals]",
+    manifest: dict[str, Any],
     directory: pathlib.Path,
     workers: int,
     out: "console.Console",
 ) -> list[str]:
-    """Makes the folders of text, the shards of their tokens and the manifest; returns the
+    """Makes the folders of text, the shards of their tokens and manifest.json; returns the
     assignments by which a config trains on them."""
     from gptjax import prepare
     from gptjax.curation import pipeline
@@ -289,7 +294,6 @@ def finish(
     from gptjax.runtime import checksums
 
     pipeline.link_text(totals[-1], directory / "text")
-    manifest = pipeline.manifest(recipe, totals)
     weights = {corpus.name: corpus.weight for corpus in recipe.corpora}
     texts = {
         name: data.Text(path=str(directory / "text" / name), weight=weights[name])

@@ -12,18 +12,19 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gptjax import __version__
 from gptjax.config import curation as config
-from gptjax.curation import engine, input_files, parts, read_files, stages
+from gptjax.curation import engine, input_files, ngram_job, parts, read_files, stages
 from gptjax.runtime import atomic, checksums, job_dir
 
 Array = np.ndarray
-PACKAGES = ("numpy", "pyarrow", "fastwarc", "resiliparse", "mmh3")  # that decide what is kept
+# That decide what is kept.
+PACKAGES = ("numpy", "scipy", "pyarrow", "fastwarc", "resiliparse", "py3langid", "mmh3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Pipeline:
                     f"{folder} is of another recipe: delete it and the stages after it, or give "
                     "another --out"
                 )
+        self.tasks: dict[str, Array] = {}  # of Decontaminate: the hashes of n-grams, by task
         self._places = {corpus.name: place for place, corpus in enumerate(recipe.corpora)}
         self._files: dict[str, list[input_files.InputFile]] = {}
         missing = [corpus.name for corpus in recipe.corpora if corpus.path is None]
@@ -88,20 +90,20 @@ class Pipeline:
                     print_line(f"{corpus.name}: {remark}")
 
     def run(
-        self, until: str | None, task_ngrams: Callable[[config.Decontaminate], Array]
+        self, until: str | None, load_tasks: Callable[[config.Decontaminate], dict[str, Array]]
     ) -> list[StageTotals]:
         """Runs all stages, or those up to the folder `until`, and returns what each did.
 
-        task_ngrams: returns the sorted hashes of the n-grams of a stage's tasks. Raises a one-line
+        load_tasks: returns the hashes of the n-grams of a stage's tasks, by task. Raises a one-line
         ValueError if a folder was made otherwise, a part fails, or a stage leaves nothing of a data
         set; what is finished is kept."""
         names = folder_names(self._recipe)
-        hashes = np.zeros(0, np.uint64)
-        for name, stage in zip(names[1:], self._recipe.stages, strict=True):
-            if until not in names[: names.index(name)]:  # errors now, not after hours
-                stages.check(stage)
-                if isinstance(stage, config.Decontaminate):
-                    hashes = task_ngrams(stage)
+        names = names[: names.index(until) + 1] if until is not None else names
+        to_run = self._recipe.stages[: len(names) - 1]
+        for stage in to_run:  # errors now, not after hours
+            stages.check(stage)
+            if isinstance(stage, config.Decontaminate):
+                self.tasks = load_tasks(stage)
         record: dict[str, Any] = {
             "stage": _fields(self._recipe.read, "damaged"),
             "data sets": {
@@ -113,19 +115,19 @@ class Pipeline:
         }
         totals = [self._run_read(names[0], record)]
         texts = _digest(repr([(part.path.name, part.digest) for part in totals[0].outputs]))
-        for name, stage in zip(names[1:], self._recipe.stages, strict=True):
-            if until in names[: names.index(name)]:
-                break
+        for name, stage in zip(names[1:], to_run, strict=True):
             is_decontamination = isinstance(stage, config.Decontaminate)
             record = {
                 "stage": {"kind": type(stage).__name__} | _fields(stage),
                 "seed": self._recipe.seed,
                 "state": stages.input_state(stage),
-                "tasks": _digest(hashes.tobytes().hex()) if is_decontamination else "",
+                "tasks": {name: ngram_job.digest(hashes, []) for name, hashes in self.tasks.items()}
+                if is_decontamination
+                else {},
                 "texts": texts,
                 "before": _digest(json.dumps(record)),
             }
-            totals.append(self._run_stage(name, stage, record, totals[-1].outputs, hashes))
+            totals.append(self._run_stage(name, stage, record, totals[-1].outputs))
         return totals
 
     def _run_read(self, name: str, record: dict[str, Any]) -> StageTotals:
@@ -152,12 +154,7 @@ class Pipeline:
         return self._finish(name, [task.corpus.name for task in tasks], results)
 
     def _run_stage(
-        self,
-        name: str,
-        stage: config.Stage,
-        record: dict[str, Any],
-        before: Sequence[parts.Part],
-        task_ngrams: Array,
+        self, name: str, stage: config.Stage, record: dict[str, Any], before: Sequence[parts.Part]
     ) -> StageTotals:
         """Lets a stage learn, and applies it to all parts."""
         folder = self._directory / name
@@ -166,13 +163,11 @@ class Pipeline:
         if not _is_learned(learned):
             learned.mkdir(exist_ok=True)
             atomic.remove_partial(learned)
-            seed = self._recipe.seed
-            stages.learn(
-                stage,
-                stages.Learning(
-                    name, before, self._places, learned, seed, self._engine, task_ngrams
-                ),
+            ngrams = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.tasks.values()]))
+            job = stages.Learning(
+                name, before, self._places, learned, self._recipe.seed, self._engine, ngrams
             )
+            stages.learn(stage, job)
             for path in learned.iterdir():
                 if path.name not in stages.LEARNED:  # of parts; it may be as large as their text
                     path.unlink()
@@ -292,13 +287,16 @@ def _hash_id(page_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(page_id.encode(), digest_size=8).digest()[:7])
 
 
-def manifest(recipe: config.Curation, totals: Sequence[StageTotals]) -> dict[str, Any]:
-    """Returns the record of a finished curation: its recipe, versions, and what each stage did to
-    each data set. "shards" is empty."""
+def manifest(
+    recipe: config.Curation, totals: Sequence[StageTotals], tasks: Iterable[str]
+) -> dict[str, Any]:
+    """Returns the record of a finished curation: its recipe, the tasks whose n-grams were removed,
+    versions, and what each stage did to each data set. "shards" is empty."""
     alphas = (s.alpha for s in recipe.stages if isinstance(s, config.QualityClassifier))
     return {
         "name": recipe.name,
         "recipe": repr(recipe),
+        "tasks": sorted(tasks),
         "weights": {corpus.name: corpus.weight for corpus in recipe.corpora},
         "alpha": next(iter(alphas), None),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}

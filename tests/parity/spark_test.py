@@ -6,7 +6,6 @@ import pathlib
 import random
 import shutil
 
-import numpy as np
 import pytest
 
 from gptjax.config import curation as config
@@ -67,9 +66,7 @@ def run(crawl, out, work, part_bytes=8000):
     rule = config.Curation(
         name="test", corpora=corpora, stages=STAGES, part_bytes=part_bytes, tokenizer=None
     )
-    totals = pipeline.Pipeline(rule, out, work, lambda line: None).run(
-        None, lambda stage: np.zeros(0, np.uint64)
-    )
+    totals = pipeline.Pipeline(rule, out, work, lambda line: None).run(None, lambda stage: {})
     ids = [
         sorted(page.id for part in total.outputs for page in parts.read_pages(part))
         if total is totals[-1]
