@@ -26,10 +26,10 @@ from bench import curation_data, curation_models, parts
 from gptjax.config import curation as config
 from gptjax.config import parse
 from gptjax.configs import curation as recipes
-from gptjax.curation import classifier, features, minhash
+from gptjax.curation import classifier, features, minhash, report_page
 from gptjax.report import loss_plot
 
-BLUE, RED, GREEN = "#4C78A8", "#D1495B", "#59A14F"
+BLUE, GREEN = "#4C78A8", "#59A14F"
 SIMILARITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 PLANTED = 400  # near copies at each similarity
 
@@ -57,7 +57,8 @@ def main() -> None:
     for name, part in results.items():
         print(f"{name}: {json.dumps(part)}")
     if "classifier" in results:
-        plot_classifier(results["classifier"], args.out / "curation-keep-rate.png")
+        picture = report_page.plot_keep_rate(results["classifier"]["notes"], 9.0)
+        (args.out / "curation-keep-rate.png").write_bytes(picture)
     if "duplicates" in results:
         plot_duplicates(results["duplicates"], args.out / "curation-duplicates.png")
     (args.out / "curation.json").write_text(parts.as_json(results))
@@ -102,7 +103,7 @@ def measure_classifier(documents: dict[str, list[str]], work: Path) -> dict[str,
     )
     out = work / "classifier-out"
     totals = curation_data.run(recipe, out)
-    model = classifier.Model.load(out / "01-quality_classifier" / "learned" / "model.npy")
+    model = classifier.Classifier.load(out / "01-quality_classifier" / "learned" / "model.npy")
     kept = curation_data.pages(totals, "raw")
     every = curation_data.pages(totals[:1], "raw")
     rows = []
@@ -136,7 +137,13 @@ def measure_classifier(documents: dict[str, list[str]], work: Path) -> dict[str,
         }
         for kind in ("clean", *curation_data.NOISE)
     }
-    return {"auc": model.auc, "documents": model.documents, "groups": groups, "kinds": by_kind}
+    return {
+        "auc": model.auc,
+        "documents": model.documents,
+        "groups": groups,
+        "kinds": by_kind,
+        "notes": totals[-1].ledger.notes,
+    }
 
 
 def two_sided(successes: int, probabilities: Sequence[float]) -> float:
@@ -144,33 +151,6 @@ def two_sided(successes: int, probabilities: Sequence[float]) -> float:
     smaller tail of the Poisson binomial distribution."""
     law = scipy.stats.poisson_binom(probabilities)
     return float(min(1.0, 2 * min(law.cdf(successes), law.sf(successes - 1))))
-
-
-def plot_classifier(result: dict[str, Any], path: Path) -> None:
-    """Draws the share kept by score against the closed form."""
-    figure = loss_plot.new_figure(9, 4)
-    axes = figure.subplots()
-    scores = np.linspace(0, 1, 200)
-    axes.plot(scores, classifier.keep_probability(scores, 9), color=RED, label="(2 - score)^-9")
-    for n, group in enumerate(result["groups"]):
-        rate = group["kept"] / group["pages"]
-        error = math.sqrt(max(rate * (1 - rate), 1 / group["pages"]) / group["pages"])
-        axes.errorbar(
-            group["score"],
-            rate,
-            yerr=2 * error,
-            fmt="o",
-            ms=5,
-            color=BLUE,
-            capsize=3,
-            label="pages kept, with two standard errors" if n == 0 else None,
-        )
-    axes.set_xlabel("score of the classifier", color=loss_plot.INK)
-    axes.set_ylabel("share kept", color=loss_plot.INK)
-    axes.grid(True, color=loss_plot.FAINT, lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
 
 
 # --- near-duplicates ------------------------------------------------------------------------------

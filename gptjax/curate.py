@@ -30,6 +30,7 @@ EXAMPLE = """python -m gptjax.curate --recipe=web --input='web=crawl/*.warc.gz' 
   python -m gptjax.curate --out=clean --explain='web/a.warc.gz#17'"""  # noqa: E501
 
 LABEL_WIDTH = 32  # of progress bars, so that they are aligned
+MAX_REASONS = 3  # of a stage, that are shown
 
 
 @find_files.list_once()
@@ -256,26 +257,22 @@ def _load_tasks(stage: config.Decontaminate) -> "dict[str, np.ndarray]":
 
 
 def format_totals(totals: "list[pipeline.StageTotals]") -> str:
-    """Formats what each stage did as a table."""
+    """Formats what each stage did as a table, and the most frequent reasons for dropping."""
     from gptjax.report import formats
     from gptjax.runtime import units
 
-    rows: list[tuple[str, ...]] = [
-        ("stage", "read", "kept", "changed", "dropped", "text", "most often dropped for")
-    ]
+    rows: list[tuple[str, ...]] = [("stage", "read", "kept", "changed", "dropped", "text")]
+    lines = []
     for stage in totals:
         ledger = stage.ledger
-        reasons = sorted(ledger.dropped.items(), key=lambda pair: -pair[1][0])[:2]
         counts = (ledger.read, ledger.kept, ledger.changed, ledger.dropped_total)
-        rows.append(
-            (
-                stage.name,
-                *(f"{documents:,}" for documents, _ in counts),
-                units.human_bytes(ledger.written[1]),
-                ", ".join(f"{reason} ({documents:,})" for reason, (documents, _) in reasons),
-            )
-        )
-    return formats.format_table(rows, left=(0, 6))
+        size = units.human_bytes(ledger.written[1])
+        rows.append((stage.name, *(f"{documents:,}" for documents, _ in counts), size))
+        reasons = sorted(ledger.dropped.items(), key=lambda pair: -pair[1][0])[:MAX_REASONS]
+        if reasons:
+            shown = ", ".join(f"{reason} {documents:,}" for reason, (documents, _) in reasons)
+            lines.append(f"{stage.name} dropped: {shown}")
+    return "\n".join([formats.format_table(rows), *lines, ""])
 
 
 def finish(

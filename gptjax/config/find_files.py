@@ -92,8 +92,8 @@ def stem(path: Path) -> str:
     return name.rpartition(".")[0] if format_ else name
 
 
-_listings: contextvars.ContextVar[dict[tuple[str, int], Listing] | None] = contextvars.ContextVar(
-    "listings", default=None
+_listings: contextvars.ContextVar[dict[tuple[str, tuple[str, ...]], Listing] | None] = (
+    contextvars.ContextVar("listings", default=None)
 )
 
 
@@ -124,7 +124,7 @@ def find(path: str, formats: Formats = FORMATS) -> Listing:
     listings = _listings.get()
     if listings is None:
         return _list(path, formats)
-    key = path, len(formats)
+    key = path, tuple(formats)
     if key not in listings:
         listings[key] = _list(path, formats)
     return listings[key]

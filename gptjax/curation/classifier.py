@@ -115,7 +115,7 @@ def draw_sample(pages: Iterable[Page], rule: QualityClassifier, seed: int, share
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Classifier:
     """A fitted classifier. weights: float64 (features,). bias: of the logit. auc: area under the
     ROC curve on held-out documents. documents: (positives, negatives) that it learned from.
     """
@@ -131,7 +131,7 @@ class Model:
         checksums.save_array(path, np.concatenate([head, self.weights]))
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "Model":
+    def load(cls, path: pathlib.Path) -> "Classifier":
         """Inverse of `save`. Raises a one-line ValueError for a damaged file."""
         content = checksums.read_array(path)
         return cls(content[4:], content[0], content[1], (int(content[2]), int(content[3])))
@@ -142,7 +142,7 @@ class Model:
         return float(1 / (1 + np.exp(-np.clip(logit, -700, 700))))
 
 
-def fit(positives: Sample, negatives: Sample, rule: QualityClassifier) -> Model:
+def fit(positives: Sample, negatives: Sample, rule: QualityClassifier) -> Classifier:
     """Fits the classifier by L-BFGS. Raises ValueError if a class has too few documents.
 
     As in Spark's LogisticRegression features are divided by their standard deviation, and the
@@ -190,7 +190,7 @@ def fit(positives: Sample, negatives: Sample, rule: QualityClassifier) -> Model:
     weights[columns] = found[:-1] * scale
     logits = counts[is_held_out] @ weights[columns] + found[-1]
     auc = area_under_roc(logits[is_positive[is_held_out]], logits[~is_positive[is_held_out]])
-    return Model(weights, float(found[-1]), auc, (len(positives.order), len(negatives.order)))
+    return Classifier(weights, float(found[-1]), auc, (len(positives.order), len(negatives.order)))
 
 
 def area_under_roc(positives: Array, negatives: Array) -> float:
@@ -204,12 +204,12 @@ def area_under_roc(positives: Array, negatives: Array) -> float:
 # --- filtering ------------------------------------------------------------------------------------
 
 
-class KeepByScore:
+class ScoreFilter:
     """The stage: keeps a page with the probability of its score. notes: counts of pages by score,
     and of those kept.
     """
 
-    def __init__(self, rule: QualityClassifier, model: Model, seed: int):
+    def __init__(self, rule: QualityClassifier, model: Classifier, seed: int):
         self._rule, self._model, self._seed = rule, model, seed
         self.notes: dict[str, int] = {}
 

@@ -29,7 +29,7 @@ def key_rows(pages: Iterable[Page], rule: ExactDuplicates) -> Array:
     return np.concatenate(rows)
 
 
-class DropNumbers:
+class DuplicateFilter:
     """The stage: drops the pages that a table names. path: of the table, as saved by
     `save_duplicates`; reason: why they are dropped.
     """

@@ -156,7 +156,7 @@ def load(folder: pathlib.Path) -> Links:
     return Links(hashes, checksums.read(folder / "links.json"))
 
 
-def keep_linked(rule: LinkedPages, links: Links) -> StageFn:
+def require_links(rule: LinkedPages, links: Links) -> StageFn:
     """Returns a stage that drops pages that nobody linked to with enough karma, as Dropped("not
     linked"), and those without URL."""
 

@@ -176,6 +176,11 @@ def compare_group(
 ) -> Iterator[Array]:
     """Yields the pairs of numbers of a group, smaller first, whose sets of shingles are similar.
     numbers: ascending."""
+    if len(numbers) == 2:  # the usual case, which this is quicker for
+        common = len(np.intersect1d(sets[0], sets[1], assume_unique=True))
+        is_pair = common >= least_similarity * (len(sets[0]) + len(sets[1]) - common)
+        yield numbers[None][: int(is_pair)]
+        return
     for i in range(0, len(numbers), BLOCK):
         for j in range(i, len(numbers), BLOCK):
             a, b, similarity = jaccard(sets[i : i + BLOCK], sets[j : j + BLOCK])
@@ -186,10 +191,6 @@ def compare_group(
 def jaccard(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, Array, Array]:
     """Returns (index in a, index in b, Jaccard similarity) of every pair of sets that have an
     element in common."""
-    if len(a) == len(b) == 2 and all(x is y for x, y in zip(a, b, strict=True)):
-        common = len(np.intersect1d(a[0], a[1], assume_unique=True))
-        similarity = common / (len(a[0]) + len(a[1]) - common)
-        return np.array([0]), np.array([1]), np.array([similarity])
     import scipy.sparse
 
     vocabulary, columns = np.unique(np.concatenate([*a, *b]), return_inverse=True)

@@ -9,10 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
-import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -127,19 +124,6 @@ def check(part: Part) -> None:
 
 def _damage(path: pathlib.Path, how: str) -> ValueError:
     return ValueError(f"{path} is damaged ({how}): delete it, and run the same command again")
-
-
-def link(path: pathlib.Path, new: pathlib.Path) -> None:
-    """Makes `new` a link to a file, or a copy where the file system has no links."""
-    if new.exists() and new.samefile(path):
-        return
-    aside = new.with_name(f"{new.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    try:
-        os.link(path, aside)
-        aside.replace(new)
-    except OSError:
-        with atomic.atomic_write(new) as out, path.open("rb") as content:
-            shutil.copyfileobj(content, out)
 
 
 def utf8_length(text: str) -> int:

@@ -321,4 +321,4 @@ def link_text(totals: StageTotals, folder: pathlib.Path) -> None:
                 stale.unlink()
     for part in totals.outputs:
         parts.check(part)
-        parts.link(part.path, folder / part.corpus / part.path.name)
+        atomic.link(part.path, folder / part.corpus / part.path.name)

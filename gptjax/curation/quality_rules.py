@@ -1,9 +1,11 @@
 """The rules of Gopher (Rae et al. 2021, arXiv 2112.11446, Appendix A.1.1) for the quality of a
 document, and against repetition in it (Table A1).
 
-The paper does not say what a word, a line or a paragraph is, nor which of several equal ones are
-duplicates. Chosen here: a word is what is between white space, punctuation included, since the
-paper's words need not have a letter; lines of only white space do not count, and end a paragraph;
+The thresholds of Table A1 are those of the copy in datatrove (github.com/huggingface/datatrove);
+the table itself was not available here. The paper does not say what a word, a line or a paragraph
+is, nor which of several equal ones are duplicates. Chosen here: a word is what is between white
+space, punctuation included, since the paper's words need not have a letter; lines of only white
+space do not count, and end a paragraph;
 lines are compared without white space around them; a duplicate is one that has been there before,
 so that half of a text that is there twice is duplicate. An n-gram's share is that of its words'
 characters in those of all words; an n-gram that is there once is not the most frequent.

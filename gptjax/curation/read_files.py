@@ -46,7 +46,7 @@ class ReadTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RawDocument:
     """A document as a file has it. id: its own, "" if it has none. content: text, HTML as bytes, or
     why there is neither. charset: of HTML, where it is known. size: bytes.
     """
@@ -95,27 +95,27 @@ def _read_pages(
     for file in task.files:
         first = first_number(task.place, file.number)
         try:
-            for n, source in enumerate(read_sources(file, task.corpus, task.rule)):
+            for n, document in enumerate(read_documents(file, task.corpus, task.rule)):
                 if n >= 2**PAGE_BITS:
                     raise ValueError(f"{file.path} has over {n:,} documents: cut it in several")
-                own_id = source.id or f"{file.name}#{n}"
+                own_id = document.id or f"{file.name}#{n}"
                 page_id, url = map(
-                    unicode.replace_surrogates, (f"{task.corpus.name}/{own_id}", source.url)
+                    unicode.replace_surrogates, (f"{task.corpus.name}/{own_id}", document.url)
                 )
                 number = first + (n << PIECE_BITS)
-                text = source.content
+                text = document.content
                 if isinstance(text, bytes):
                     assert extractor is not None
-                    text = extractor.extract(text, source.charset)
+                    text = extractor.extract(text, document.charset)
                 if isinstance(text, str) and not text.strip():
                     text = Dropped("no text")
                 if isinstance(text, Dropped):
-                    ledger.count(source.size, text, False)
+                    ledger.count(document.size, text, False)
                     detail = unicode.replace_surrogates(text.detail)
                     dropped.write((number, page_id, url, text.reason, detail, ""), 200)
                     continue
                 page = Page(number, page_id, url, unicode.replace_surrogates(text))
-                ledger.count(source.size, [page], False)
+                ledger.count(document.size, [page], False)
                 yield page
         except compression.CorruptFile as error:
             if task.rule.damaged == "stop":
@@ -126,7 +126,9 @@ def _read_pages(
             ledger.notes[READ_TO_DAMAGE] = ledger.notes.get(READ_TO_DAMAGE, 0) + 1
 
 
-def read_sources(file: input_files.InputFile, corpus: Corpus, rule: ReadPages) -> Iterator[Source]:
+def read_documents(
+    file: input_files.InputFile, corpus: Corpus, rule: ReadPages
+) -> Iterator[RawDocument]:
     """Yields the documents of a file. Raises compression.CorruptFile at damage, after what is
     before it."""
     if file.size == 0 and file.compression:
@@ -146,42 +148,44 @@ def read_sources(file: input_files.InputFile, corpus: Corpus, rule: ReadPages) -
                 if isinstance(content, bytes) and file.format == ".txt":
                     content = _decode(content)
                 if size:
-                    yield Source("", "", content, size)
+                    yield RawDocument("", "", content, size)
 
 
-def _read_warc(raw: BinaryIO, file: input_files.InputFile, rule: ReadPages) -> Iterator[Source]:
+def _read_warc(
+    raw: BinaryIO, file: input_files.InputFile, rule: ReadPages
+) -> Iterator[RawDocument]:
     for page in warc.read_warc(raw, file.compression, rule.document_bytes):
         if isinstance(page, warc.DroppedPage):
-            yield Source("", page.url, Dropped(page.reason, page.detail), page.size)
+            yield RawDocument("", page.url, Dropped(page.reason, page.detail), page.size)
         elif page.html is not None:
-            yield Source("", page.url, page.html, len(page.html), page.charset)
+            yield RawDocument("", page.url, page.html, len(page.html), page.charset)
         else:
             assert page.text is not None
-            yield Source("", page.url, page.text, parts.utf8_length(page.text))
+            yield RawDocument("", page.url, page.text, parts.utf8_length(page.text))
 
 
-def _read_jsonl(stream: BinaryIO, corpus: Corpus, rule: ReadPages) -> Iterator[Source]:
+def _read_jsonl(stream: BinaryIO, corpus: Corpus, rule: ReadPages) -> Iterator[RawDocument]:
     """The objects of a .jsonl file. A line that is none is dropped; blank ones are skipped."""
     while line := stream.readline(rule.document_bytes + 1):
         size = len(line)
         if size > rule.document_bytes and not line.endswith(b"\n"):
             while not line.endswith(b"\n") and (line := stream.readline(compression.BUFFER_BYTES)):
                 size += len(line)
-            yield Source("", "", _too_large(rule.document_bytes), size)
+            yield RawDocument("", "", _too_large(rule.document_bytes), size)
             continue
         text = _decode(line)
         if isinstance(text, Dropped):
-            yield Source("", "", text, size)
+            yield RawDocument("", "", text, size)
         elif text.strip():
             try:
                 record = parse.json_object(text, "")
             except ValueError:
-                yield Source("", "", Dropped("not a JSON object"), size)
+                yield RawDocument("", "", Dropped("not a JSON object"), size)
             else:
-                yield _source_of_record(record, corpus, size)
+                yield _document_of_record(record, corpus, size)
 
 
-def _source_of_record(record: dict[str, Any], corpus: Corpus, size: int) -> Source:
+def _document_of_record(record: dict[str, Any], corpus: Corpus, size: int) -> RawDocument:
     """The document of a JSON object, or of a row."""
     url = record[corpus.url_field] if corpus.url_field in record else ""
     content: str | Dropped = Dropped(f"no string {corpus.field!r}", f"it has {', '.join(record)}")
@@ -194,12 +198,12 @@ def _source_of_record(record: dict[str, Any], corpus: Corpus, size: int) -> Sour
             own_id = str(value)
         else:
             content = Dropped(f"no id {corpus.id_field!r}", f"that is {parse.quote(value)}")
-    return Source(own_id, url if isinstance(url, str) else "", content, size)
+    return RawDocument(own_id, url if isinstance(url, str) else "", content, size)
 
 
 def _read_parquet(
     raw: BinaryIO, file: input_files.InputFile, corpus: Corpus, rule: ReadPages
-) -> Iterator[Source]:
+) -> Iterator[RawDocument]:
     import pyarrow
     import pyarrow.parquet
 
@@ -218,10 +222,12 @@ def _read_parquet(
             for record in batch.to_pylist():
                 text = record[corpus.field]
                 size = parts.utf8_length(text) if isinstance(text, str) else 0
-                source = _source_of_record(record, corpus, size)
+                document = _document_of_record(record, corpus, size)
                 if size > rule.document_bytes:
-                    source = dataclasses.replace(source, content=_too_large(rule.document_bytes))
-                yield source
+                    document = dataclasses.replace(
+                        document, content=_too_large(rule.document_bytes)
+                    )
+                yield document
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

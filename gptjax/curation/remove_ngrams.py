@@ -141,7 +141,7 @@ class PartCleaner:
             report_progress(batch[-1].progress)
 
 
-class CutPages:
+class PageCutter:
     """The stage of curation: cuts a page around its matches. folder: of the n-grams."""
 
     def __init__(self, rule: Filter, folder: pathlib.Path):

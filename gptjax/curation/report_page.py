@@ -16,13 +16,13 @@ from gptjax.curation import classifier, explain, parts
 from gptjax.report import html_page, loss_plot
 from gptjax.runtime import checksums, units
 
-N_SAMPLES, SAMPLE_CHARS = 3, 600  # of each data set; half as many characters of what was dropped
+N_SAMPLES, SAMPLE_CHARS = 3, 600  # of each data set; beginnings of documents
 COLORS = ("#4C78A8", "#D1495B", "#59A14F", "#B07AA1", "#F28E2B", "#76B7B2", "#9C755F")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # of documents
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
+class CorpusSummary:
     """What is left of a data set. lengths: characters of its documents, in groups of a tenth of a
     decade. samples: beginnings of documents. tokens: to train on; None without shards. weight: its
     share of training rows.
@@ -47,7 +47,7 @@ class Report:
     recipe: str
     versions: dict[str, str]
     stages: dict[str, parts.Ledger]
-    corpora: list[Corpus]
+    corpora: list[CorpusSummary]
     dropped: list[tuple[str, str, int, int, list[tuple[str, str]]]]
     alpha: float | None
     auc: float | None
@@ -73,7 +73,7 @@ def read_report(directory: pathlib.Path) -> Report:
         shards = manifest["shards"]
         tokens = shards[name]["train"]["tokens"] if name in shards else None
         weight = manifest["weights"][name]
-        corpora.append(Corpus(name, *ledger.written, tokens, weight, lengths, samples))
+        corpora.append(CorpusSummary(name, *ledger.written, tokens, weight, lengths, samples))
     return Report(
         manifest["name"],
         manifest["recipe"],
@@ -122,7 +122,7 @@ def _read_dropped(paths: Sequence[pathlib.Path]) -> dict[str, list[tuple[str, st
 def _read_auc(directory: pathlib.Path) -> float | None:
     """The AUC of the last quality classifier, if there is one."""
     models = sorted(directory.glob("*-quality_classifier/learned/model.npy"))
-    return classifier.Model.load(models[-1]).auc if models else None
+    return classifier.Classifier.load(models[-1]).auc if models else None
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -197,11 +197,10 @@ def plot_stages(report: Report) -> bytes:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axes.set_xlabel("documents kept, of those that a stage reads", color=loss_plot.INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return _png(figure, axes)
 
 
-def plot_lengths(corpora: Sequence[Corpus]) -> bytes:
+def plot_lengths(corpora: Sequence[CorpusSummary]) -> bytes:
     """Draws the lengths of the documents of each data set, as a .png."""
     figure = loss_plot.new_figure(9, 3.4)
     axes = figure.subplots()
@@ -220,10 +219,7 @@ def plot_lengths(corpora: Sequence[Corpus]) -> bytes:
         axes.set_xlim(float(LENGTH_BINS[used[0]]) / 1.3, float(LENGTH_BINS[used[-1] + 1]) * 1.3)
     axes.set_xlabel("characters of a document", color=loss_plot.INK)
     axes.set_ylabel("share of documents", color=loss_plot.INK)
-    axes.grid(True, color=loss_plot.FAINT, lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return _png(figure, axes)
 
 
 def keep_rates(notes: dict[str, int]) -> list[tuple[float, int, int]]:
@@ -261,13 +257,14 @@ def plot_keep_rate(notes: dict[str, int], alpha: float) -> bytes:
     )
     axes.set_xlabel("score of the classifier", color=loss_plot.INK)
     axes.set_ylabel("share kept", color=loss_plot.INK)
-    axes.grid(True, color=loss_plot.FAINT, lw=0.8)
+    return _png(figure, axes)
+
+
+def _png(figure: Any, axes: Any) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
-
-
-def _png(figure: Any) -> bytes:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+        axes.grid(True, color=loss_plot.FAINT, lw=0.8)
     content = io.BytesIO()
     figure.savefig(content, dpi=130)
     return content.getvalue()

@@ -31,7 +31,7 @@ from gptjax.curation import (
 from gptjax.curation.page import Dropped, StageFn
 from gptjax.data import tokenize
 from gptjax.data.sources import open
-from gptjax.runtime import checksums
+from gptjax.runtime import atomic, checksums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def apply_stage(task: StageTask) -> parts.Result:
     part, ledger = task.part, parts.Ledger()
     out = task.folder / part.path.name
     if not applies(task.stage, part.corpus):
-        parts.link(part.path, out)
+        atomic.link(part.path, out)
         counts = part.documents, part.text_bytes
         ledger = parts.Ledger(read=counts, kept=counts, written=counts)
         result = parts.Result(ledger, [dataclasses.replace(part, path=out)])
@@ -86,7 +86,7 @@ def apply_stage(task: StageTask) -> parts.Result:
                 size = parts.utf8_length(kept.text)
                 writer.write(dataclasses.astuple(kept), size)
                 n_documents, n_bytes = n_documents + 1, n_bytes + size
-    if isinstance(stage_fn, classifier.KeepByScore):
+    if isinstance(stage_fn, classifier.ScoreFilter):
         ledger.notes |= stage_fn.notes
     digest = checksums.file_digest(out)
     kept_part = parts.Part(part.corpus, out, n_documents, n_bytes, digest)
@@ -140,7 +140,7 @@ def open_stage(stage: config.Stage, learned: pathlib.Path, seed: int) -> StageFn
     """Returns the function of a stage. learned: folder of what it has learned."""
     match stage:
         case config.LinkedPages():
-            return links.keep_linked(stage, links.load(learned))
+            return links.require_links(stage, links.load(learned))
         case config.WithoutDomains():
             return links.drop_domains(stage)
         case config.Language():
@@ -148,14 +148,16 @@ def open_stage(stage: config.Stage, learned: pathlib.Path, seed: int) -> StageFn
         case config.QualityRules():
             return quality_rules.apply_quality_rules(stage)
         case config.QualityClassifier():
-            model = classifier.Model.load(learned / "model.npy")
-            return classifier.KeepByScore(stage, model, seed)
+            model = classifier.Classifier.load(learned / "model.npy")
+            return classifier.ScoreFilter(stage, model, seed)
         case config.ExactDuplicates(by=by):
-            return exact_duplicates.DropNumbers(learned / "duplicates.npy", f"same {by}")
+            return exact_duplicates.DuplicateFilter(learned / "duplicates.npy", f"same {by}")
         case config.FuzzyDuplicates():
-            return exact_duplicates.DropNumbers(learned / "duplicates.npy", "nearly the same text")
+            return exact_duplicates.DuplicateFilter(
+                learned / "duplicates.npy", "nearly the same text"
+            )
         case config.Decontaminate(rule=rule):
-            return remove_ngrams.CutPages(rule, learned)
+            return remove_ngrams.PageCutter(rule, learned)
         case config.MaskPersonalData():
             return personal_data.mask_personal_data(stage)
         case _:

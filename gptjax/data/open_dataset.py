@@ -112,8 +112,9 @@ def open_stream(
     keys = [shard.keys() for opened in validation for shard in opened.validation.shards]
     if any(shard_keys is None for shard_keys in keys):
         print_line(
-            f"{open.describe(source)}: documents of it that are validated on, too, cannot be told: "
-            "shards of data.validation=Tail or of earlier versions have no keys of their documents"
+            f"{open.describe(source)}: documents that are in the validation text, too, are not "
+            "left out of it: shards of data.validation=Tail or of earlier versions have no keys of "
+            "their documents"
         )
     known = [shard_keys for shard_keys in keys if shard_keys is not None]
     stream.exclude(np.concatenate([np.zeros(0, np.uint64), *known]), n_ctx)
@@ -137,8 +138,8 @@ def check_sources(
     """Checks the sources before they are tokenized, at little cost: prints notices, and raises a
     one-line ValueError for errors.
     """
-    raw = open.untokenized(sources)
-    for source in (*raw, *open.untokenized(separate)):
+    raw = open.text_sources(sources)
+    for source in (*raw, *open.text_sources(separate)):
         for line in open.check(source):
             print_line(line)
     if not isinstance(rule, data.ByDocument) or rule.fraction == 0 or len(raw) < len(sources):

@@ -33,7 +33,7 @@ def model_path(
                 f"{open.describe(source)}: {spec} would be trained on the run's own text, which a "
                 "stream does not hold beforehand: give data.tokenizer a path, or Gpt2Bpe()"
             )
-    raw = open.untokenized(sources)
+    raw = open.text_sources(sources)
     if not raw:
         return None
     fingerprints = [open.fingerprint(source) for source in raw]
@@ -76,7 +76,7 @@ def sample_texts(sources: Sequence[data.Source], rule: data.ValidationSplit) -> 
     """Returns the sample of the training text that a tokenizer is trained on: at most SAMPLE_CHARS
     characters, from all parts of each source, in proportion to the weights of the sources. A
     source that is too short for its share is repeated, as in training."""
-    raw = open.untokenized(sources)
+    raw = open.text_sources(sources)
     shares = [source.weight / sum(other.weight for other in raw) for source in raw]
     parts_by_source = [
         training_text.sample_evenly(

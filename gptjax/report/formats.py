@@ -1,6 +1,6 @@
 """How metrics and tables are shown on the console."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 TASK_METRICS = ("accuracy", "f1", "matthews", "pearson")  # in percent
@@ -84,14 +84,14 @@ def si(n: float) -> str:
     return f"{value / size:g}{unit}"
 
 
-def format_table(rows: Sequence[tuple[str, ...]], left: Collection[int] = (0,)) -> str:
-    """Formats a table, followed by an empty line. left: columns that are left-aligned; the others
-    are right-aligned.
+def format_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Formats a table with the first column left-aligned, the others right-aligned, followed by an
+    empty line.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
+            cell.rjust(width) if number else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows

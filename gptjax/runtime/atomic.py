@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Context manager of `save` for content written in parts: the file appears, synced to disk,
     when the block completes, and never if it fails.
     """
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    partial = _partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
@@ -40,6 +41,24 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def link(path: pathlib.Path, new: pathlib.Path) -> None:
+    """Makes `new` a link to a file, or a copy where the file system has no links."""
+    if new.exists() and new.samefile(path):
+        return
+    partial = _partial_path(new)
+    try:
+        os.link(path, partial)
+        partial.replace(new)
+    except OSError:
+        with atomic_write(new) as out, path.open("rb") as content:
+            shutil.copyfileobj(content, out)
+
+
+def _partial_path(path: pathlib.Path) -> pathlib.Path:
+    """The file in which this process prepares `path`."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 def json_bytes(value: Any) -> bytes:

@@ -86,6 +86,17 @@ def environment(wheel) -> Path:
     return venv
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs git's list of files")
+def test_no_folder_of_a_run_is_committed():
+    """A log, a run or a crawl that lies in the checkout is added by mistake."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    folders = {name.partition("/")[0] for name in listed if "/" in name}
+    known = {".ci", ".github", "bench", "configs", "docs", "examples", "gptjax", "launch", "tests"}
+    assert folders == known
+
+
 def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -2,14 +2,15 @@
 Java; `make test-spark` runs it."""
 
 import contextlib
+import json
 import pathlib
-import random
 import shutil
 
 import pytest
 
 from gptjax.config import curation as config
 from gptjax.curation import engine, features, parts, pipeline, spark
+from tests import prose
 
 pytest.importorskip("pyspark", reason="pyspark is not installed: make test-spark")
 if not shutil.which("java"):
@@ -34,24 +35,10 @@ def context():
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory):
-    """Prose of Python's help, copies of some of it, and noise."""
-    import json
-    import pydoc_data.topics
-
+    """clean/ and raw/ of tests/prose.py."""
     folder = tmp_path_factory.mktemp("crawl")
-    prose = [
-        " ".join(paragraph.split())
-        for topic in sorted(pydoc_data.topics.topics)
-        for paragraph in pydoc_data.topics.topics[topic].split("\n\n")
-        if len(paragraph) > 200
-    ]
-    prose = list(dict.fromkeys(prose))
-    rng = random.Random(0)
-    noise = [" | ".join(rng.sample(text.split(), len(text.split()))) for text in prose[60:160]]
-    near = [f"{text} And a few words more." for text in prose[50:110]]
-    raw = [*prose[60:200], *prose[60:70], *near, *noise]
-    rng.shuffle(raw)
-    for name, texts in (("clean/a", prose[:60]), ("raw/a", raw[:150]), ("raw/b", raw[150:])):
+    clean, raw = prose.make_crawl(prose.read_paragraphs())
+    for name, texts in (("clean/a", clean), ("raw/a", raw[:150]), ("raw/b", raw[150:])):
         path = folder / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -102,6 +89,8 @@ def test_spark_reports_failures(context):
 
     work = spark.Spark(context, 2)
     assert work.map(refuse, [1, 3], "x") == [1, 3]
+    with pytest.raises(ValueError, match="1 of 3 failed, the others are finished: 2: two is refus"):
+        work.map(refuse, [1, 2, 3], "x")
 
 
 def test_features_are_those_of_spark(context):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -60,7 +61,8 @@ def test_a_crawl_becomes_shards_that_training_reads(crawl, tmp_path, capsys, mon
         "--run_dir=run",
     )
     shown = capsys.readouterr().out
-    assert "02-exact_duplicates" in shown and "same text (1)" in shown
+    assert "02-exact_duplicates dropped: same text 1\n" in shown
+    assert max(map(len, re.findall("^0.*", shown, re.M))) < 80
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
     manifest = checksums.read(out / "manifest.json")

@@ -36,7 +36,7 @@ def documents(source: TextSource, skipped: files.Skipped | None = None) -> Itera
             assert_never(source)
 
 
-def untokenized(sources: Iterable[data.Source]) -> list[TextSource]:
+def text_sources(sources: Iterable[data.Source]) -> list[TextSource]:
     """Returns the sources that are tokenized before a run."""
     return [
         source for source in sources if isinstance(source, data.Embedded | data.Text | data.Tfds)

@@ -52,7 +52,7 @@ def test_pages_are_kept_at_the_papers_rate(score):
     n = 20_000
     weights = np.zeros(RULE.features)
     bias = -1000.0 if score == 0 else math.log(score / (1 - score))
-    stage = classifier.KeepByScore(RULE, classifier.Model(weights, bias, 1.0, (1, 1)), 0)
+    stage = classifier.ScoreFilter(RULE, classifier.Classifier(weights, bias, 1.0, (1, 1)), 0)
     outcomes = [stage(page(number, "x")) for number in range(n)]
     rate = sum(not isinstance(outcome, Dropped) for outcome in outcomes) / n
     expected = (2 - score) ** -9
@@ -65,11 +65,11 @@ def test_pages_are_kept_at_the_papers_rate(score):
 
 
 def test_a_pages_fate_depends_on_seed_and_id_alone():
-    model = classifier.Model(np.zeros(RULE.features), 2.5, 1.0, (1, 1))
+    model = classifier.Classifier(np.zeros(RULE.features), 2.5, 1.0, (1, 1))
     pages = [page(number, f"text {number}") for number in range(300)]
 
     def kept(seed, order):
-        stage = classifier.KeepByScore(RULE, model, seed)
+        stage = classifier.ScoreFilter(RULE, model, seed)
         return {p.id for p in order if stage(p) is p}
 
     assert kept(0, pages) == kept(0, pages[::-1])
@@ -153,7 +153,7 @@ def test_samples_and_models_are_read_as_written(paragraphs, tmp_path):
         assert np.array_equal(getattr(good, name), getattr(again, name))
     model = classifier.fit(good, bad, RULE)
     model.save(tmp_path / "model.npy")
-    again = classifier.Model.load(tmp_path / "model.npy")
+    again = classifier.Classifier.load(tmp_path / "model.npy")
     assert np.array_equal(again.weights, model.weights)
     assert (again.bias, again.auc, again.documents) == (model.bias, model.auc, model.documents)
 

@@ -1,22 +1,14 @@
-"""Small corpora of real English: the topics of Python's own help."""
-
 import json
-import pydoc_data.topics
 
 import pytest
 
-PARAGRAPHS = [
-    " ".join(paragraph.split())
-    for topic in sorted(pydoc_data.topics.topics)
-    for paragraph in pydoc_data.topics.topics[topic].split("\n\n")
-    if len(paragraph) > 200
-]
+from tests import prose
 
 
 @pytest.fixture(scope="session")
 def paragraphs():
     """Distinct paragraphs of English prose."""
-    return list(dict.fromkeys(PARAGRAPHS))
+    return prose.read_paragraphs()
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_links_are_what_was_saved_and_say_which_pages_stay(tmp_path):
     links.save(tmp_path / "b", found)
     loaded = links.load(tmp_path / "b")
     assert loaded.counts == found.counts and loaded.hashes.tolist() == found.hashes.tolist()
-    stage = links.keep_linked(rule, loaded)
+    stage = links.require_links(rule, loaded)
     assert all(stage(page(url)) == page(url) for url in urls)
     others = [f"http://site{n}.org/" for n in range(500)]
     assert [stage(page(url)) for url in others] == [Dropped("not linked", url) for url in others]

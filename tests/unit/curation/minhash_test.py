@@ -35,10 +35,13 @@ def test_sets_have_the_jaccard_similarity_of_their_shingles(paragraphs, n):
         assert similarity.get((a, b), 0) == pytest.approx(expected, abs=1e-12), (texts[a], texts[b])
 
 
-def test_two_sets_are_compared_as_many_are():
+@pytest.mark.parametrize("least, is_pair", [(5 / 30, True), (5.01 / 30, False), (0, True)])
+def test_two_sets_are_compared_as_many_are(least, is_pair):
     sets = [np.arange(10, dtype=np.uint32), np.arange(5, 30, dtype=np.uint32)]
-    i, j, found = minhash.jaccard(sets, sets)
-    assert (i.tolist(), j.tolist(), found.tolist()) == ([0], [1], [5 / 30])
+    other = np.arange(100, 110, dtype=np.uint32)
+    two = np.concatenate([*minhash.compare_group(np.array([3, 8]), sets, least)])
+    three = np.concatenate([*minhash.compare_group(np.array([3, 8, 9]), [*sets, other], least)])
+    assert two.tolist() == three.tolist() == [[3, 8]] * is_pair
 
 
 @pytest.mark.parametrize("bands, rows, similarity", [(10, 1, 0.1), (10, 1, 0.25), (8, 3, 0.5)])

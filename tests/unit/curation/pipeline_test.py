@@ -2,7 +2,6 @@ import contextlib
 import dataclasses
 import gzip
 import json
-import random
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from gptjax.config import curation as config
 from gptjax.config import decontamination
 from gptjax.curation import engine, explain, ngrams, parts, pipeline, stages
+from tests import prose
 
 TASK_TEXT = "a text of an evaluation task that has just about fifteen words in it after all"
 
@@ -50,12 +50,8 @@ def kept(totals):
 def crawl(paragraphs, write_jsonl, tmp_path):
     """clean/: 60 paragraphs. raw/: in two files others, some of them twice or nearly so or in
     clean/, and noise."""
-    rng = random.Random(0)
-    noise = [" | ".join(rng.sample(text.split(), len(text.split()))) for text in paragraphs[60:160]]
-    near = [f"{text} And a few words more." for text in paragraphs[50:110]]
-    raw = [*paragraphs[60:200], *paragraphs[60:70], *near, *noise]
-    rng.shuffle(raw)
-    write_jsonl("clean/a.jsonl", paragraphs[:60])
+    clean, raw = prose.make_crawl(paragraphs)
+    write_jsonl("clean/a.jsonl", clean)
     write_jsonl("raw/a.jsonl", raw[:150])
     write_jsonl("raw/b.jsonl", raw[150:])
     return tmp_path
