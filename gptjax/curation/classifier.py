@@ -205,8 +205,8 @@ def area_under_roc(positives: Array, negatives: Array) -> float:
 
 
 class ScoreFilter:
-    """The stage: keeps a page with the probability of its score. notes: counts of pages by score,
-    and of those kept.
+    """The stage: keeps a page with the probability of its score. notes: for groups of scores how
+    many pages there are, how many are kept, and the sum of their scores in millionths.
     """
 
     def __init__(self, rule: QualityClassifier, model: Classifier, seed: int):
@@ -218,9 +218,8 @@ class ScoreFilter:
         score = self._model.score(indices, counts)
         threshold = pareto(self._rule.alpha, uniform(self._seed, "pareto", page.id))
         is_kept = threshold > 1 - score
-        low = min(int(score * SCORE_BINS), SCORE_BINS - 1)
-        for name in (f"score {low / SCORE_BINS:.2f}", f"kept {low / SCORE_BINS:.2f}")[
-            : 1 + is_kept
-        ]:
-            self.notes[name] = self.notes.get(name, 0) + 1
+        group = f"{min(int(score * SCORE_BINS), SCORE_BINS - 1) / SCORE_BINS:.2f}"
+        counts_of = {"score": 1, "kept": int(is_kept), "millionths": round(score * 1e6)}
+        for name, n in counts_of.items():
+            self.notes[f"{name} {group}"] = self.notes.get(f"{name} {group}", 0) + n
         return page if is_kept else Dropped("low quality", f"score {score:.4f}")

@@ -223,11 +223,12 @@ def plot_lengths(corpora: Sequence[CorpusSummary]) -> bytes:
 
 
 def keep_rates(notes: dict[str, int]) -> list[tuple[float, int, int]]:
-    """Returns (lowest score of a group, pages, pages kept) of the classifier's counts."""
+    """Returns (mean score, pages, pages kept) of each group of the classifier's counts."""
+    groups = [name.removeprefix("score ") for name in notes if name.startswith("score ")]
     return [
-        (float(name.removeprefix("score ")), n, notes.get(name.replace("score", "kept"), 0))
-        for name, n in notes.items()
-        if name.startswith("score ")
+        (notes[f"millionths {group}"] / 1e6 / notes[f"score {group}"], *counts)
+        for group in groups
+        for counts in [(notes[f"score {group}"], notes[f"kept {group}"])]
     ]
 
 
@@ -242,11 +243,11 @@ def plot_keep_rate(notes: dict[str, int], alpha: float) -> bytes:
         color=COLORS[1],
         label="(2 - score)^-alpha",
     )
-    groups = np.array([row for row in keep_rates(notes) if row[1]])
+    groups = np.array(keep_rates(notes))
     rate = groups[:, 2] / groups[:, 1]
     error = np.sqrt(np.maximum(rate * (1 - rate), 1 / groups[:, 1]) / groups[:, 1])
     axes.errorbar(
-        groups[:, 0] + 0.5 / classifier.SCORE_BINS,
+        groups[:, 0],
         rate,
         yerr=2 * error,
         fmt="o",

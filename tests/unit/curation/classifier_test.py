@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptjax.config.curation import QualityClassifier
-from gptjax.curation import classifier, features
+from gptjax.curation import classifier, features, report_page
 from gptjax.curation.page import Dropped, Page
 
 RULE = QualityClassifier(positives=("a",), negatives=("b",), corpora=("b",), documents=100)
@@ -60,6 +60,8 @@ def test_pages_are_kept_at_the_papers_rate(score):
     low = math.floor(score * 20) / 20
     assert stage.notes[f"score {low:.2f}"] == n
     assert stage.notes[f"kept {low:.2f}"] == round(rate * n)
+    ((mean, pages, kept),) = report_page.keep_rates(stage.notes)
+    assert (pages, kept) == (n, round(rate * n)) and mean == pytest.approx(score, abs=1e-6)
     dropped = next(outcome for outcome in outcomes if isinstance(outcome, Dropped))
     assert dropped == Dropped("low quality", f"score {score:.4f}")
 
