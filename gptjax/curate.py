@@ -48,6 +48,14 @@ def main(arguments: list[str]) -> None:
         print("\n".join(explain.explain(args.out, args.explain)))
         return
     recipe = resolve_recipe(args)
+    if trains := "--" in arguments:
+        from gptjax import train
+
+        if args.until is not None:
+            raise ValueError(
+                "--until stops before there are shards: leave out --until or what follows --"
+            )
+        train.read_arguments(of_train, local=False)  # a mistake is noticed now, not after hours
 
     from gptjax.curation import engine, pipeline, read_files
     from gptjax.data.tokenizers import build
@@ -75,14 +83,12 @@ def main(arguments: list[str]) -> None:
             out.warn(
                 f"{n_damaged:,} damaged files were read to the damage, as read.damaged=keep says"
             )
-        if len(totals) < len(folders):
+        if until is not None:
             out.print(f"stopped after {totals[-1].name}; without --until the same command goes on")
             return
         manifest = pipeline.manifest(recipe, totals, curation.tasks)
         settings = finish(recipe, totals, manifest, args.out, args.workers, out)
-    if "--" in arguments:
-        from gptjax import train
-
+    if trains:
         train.main([*of_train, *(f"--set={setting}" for setting in settings)])
     else:
         out.print(f"train on it:\n  python -m gptjax.train --config=NAME {cli.set_flags(settings)}")

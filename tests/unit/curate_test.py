@@ -85,8 +85,10 @@ def test_a_crawl_becomes_shards_that_training_reads(crawl, tmp_path, capsys, mon
 
 
 def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
-    run(crawl, tmp_path / "clean", "--set=tokenizer=None", "--until=quality_rules")
-    assert "stopped after 01-quality_rules" in capsys.readouterr().out
+    for stage in ("01-quality_rules", "03-mask_personal_data"):
+        run(crawl, tmp_path / "clean", "--set=tokenizer=None", f"--until={stage}")
+        assert f"stopped after {stage}" in capsys.readouterr().out
+        assert not (tmp_path / "clean" / "manifest.json").exists()
     run(crawl, tmp_path / "clean", "--set=tokenizer=None")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "clean").glob("0*/*")}
     assert "train on it:\n  python -m gptjax.train --config=NAME --set" in capsys.readouterr().out
@@ -109,6 +111,8 @@ def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
         (["--out=x", "--recipe=web", "--without=links"], "web has the stages language, quality"),
         (["--out=x", "--recipe=web", "--input=web=.", "--until=x"], "there are 00-read, 01-langu"),
         (["--out=x", "--recipe=web", "--set=read.seconds=0"], "ReadPages.seconds=0"),
+        (["--out=x", "--recipe=web", "--input=web=.", "--", "--config=nan"], "did you mean nano"),
+        (["--out=x", "--recipe=web", "--until=read", "--"], "leave out --until or what follows --"),
         (["--out=x", "--explain=a"], "x has no stage of a curation"),
         (["report", "--out=x"], "x has no finished curation"),
     ],
