@@ -2,17 +2,14 @@
 into tasks.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Sequence
 
 from gptjax.config import find_files
 from gptjax.config.curation import Corpus
 from gptjax.data.sources import file_listing
-from gptjax.runtime import errors
 
 MAX_FILES = 2**20  # of a data set: a page's number has a place for as many
 
@@ -61,18 +58,6 @@ def _common_folder(folders: Sequence[pathlib.PurePosixPath]) -> pathlib.PurePosi
     parts = zip(*(folder.parts for folder in folders), strict=False)
     shared = itertools.takewhile(lambda names: len({*names}) == 1, parts)
     return pathlib.PurePosixPath(*(names[0] for names in shared))
-
-
-@contextlib.contextmanager
-def open_file(file: InputFile) -> Iterator[BinaryIO]:
-    """Opens a file for reading bytes. Raises a one-line ValueError if it cannot be opened."""
-    with contextlib.ExitStack() as stack:
-        try:
-            raw = stack.enter_context(file_listing.open_file(file.path))
-        except Exception as error:  # every file system has its own
-            reason = isinstance(error, OSError) and error.strerror or errors.first_line(error)
-            raise ValueError(f"{file.path} cannot be read: {reason}") from None
-        yield raw
 
 
 def group_files(files: Sequence[InputFile], n_bytes: int) -> list[list[InputFile]]:

@@ -15,7 +15,7 @@ from gptjax.config.curation import Corpus, ReadPages
 from gptjax.curation import extract, input_files, parts, warc
 from gptjax.curation.page import PAGE_BITS, PIECE_BITS, Dropped, Page, first_number
 from gptjax.data import unicode
-from gptjax.data.sources import compression
+from gptjax.data.sources import compression, file_listing
 from gptjax.runtime import checksums
 
 READ_TO_DAMAGE = "files read to their damage"  # a note of the ledger
@@ -133,7 +133,7 @@ def read_documents(
     before it."""
     if file.size == 0 and file.compression:
         raise compression.CorruptFile("it is empty")
-    with input_files.open_file(file) as raw:
+    with file_listing.open_file(file.path) as raw:
         match file.format:
             case ".warc":
                 yield from _read_warc(raw, file, rule)

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
 import glob
+import io
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -12,6 +15,7 @@ from gptjax.runtime import errors
 
 # What file systems call a mark that changes with the content of a file.
 STAMPS = ("etag", "ETag", "md5Hash", "blob_id", "generation", "mtime", "LastModified", "created")
+RETRY_SECONDS = (1, 5, 30)  # waits before a failed read is tried again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +46,65 @@ def list_files(
 
 @contextlib.contextmanager
 def open_file(name: str) -> Iterator[BinaryIO]:
-    """Opens a file for reading bytes. Raises OSError, or what the file system of a place raises."""
-    if "://" not in name:
-        with open(name, "rb") as raw:
-            yield raw
-        return
-    import fsspec.core
+    """Opens a file for reading bytes. Raises OSError, then or while it is read."""
+    with contextlib.ExitStack() as stack:
+        if "://" not in name:
+            yield stack.enter_context(open(name, "rb"))
+            return
+        try:
+            import fsspec.core
 
-    opened: Any = fsspec.core.open(name, "rb")  # keeps the file system, such as an archive, alive
-    with opened as raw:
-        yield raw
+            opened: Any = fsspec.core.open(name, "rb")
+            raw = _RemoteFile(stack.enter_context(opened), name)
+        except Exception as error:  # every file system has its own
+            raise _as_os_error(error, name) from None
+        yield stack.enter_context(io.BufferedReader(raw))
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of fsspec, whose files of S3, GCS and HTTP lack what Python's have, such as
+    readline(size). A read that the network fails is tried again."""
+
+    def __init__(self, file: Any, name: str):
+        self._file, self._name = file, name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        start = self._file.tell()
+        for seconds in (*RETRY_SECONDS, None):
+            try:
+                content = self._file.read(len(buffer))
+                break
+            except Exception as error:  # every file system has its own
+                if seconds is None or not _is_of_network(error):
+                    raise _as_os_error(error, self._name) from None
+            time.sleep(seconds)
+            self._file.seek(start)
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Whether another try may help."""
+    return isinstance(error, ConnectionError | TimeoutError) or (
+        type(error).__module__.startswith("aiohttp.")
+    )
+
+
+def _as_os_error(error: Exception, name: str) -> OSError:
+    reason = isinstance(error, OSError) and error.strerror or errors.first_line(error)
+    return OSError(errno.EIO, reason or type(error).__name__, name)
 
 
 def _list_remote(path: str, formats: find_files.Formats) -> tuple[list[File], str | None]:
@@ -73,6 +126,8 @@ def _list_remote(path: str, formats: find_files.Formats) -> tuple[list[File], st
         if not find_files.file_type(name, formats)[0] or name.name.startswith("."):
             skipped.append(name.name)
             continue
+        if info.get("size") is None:  # HTTP's listings have no sizes
+            info = file_system.info(found)
         stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
         files.append(File(names[found] + f"::{outer}" * bool(outer), info["size"], stamp))
     if not files:
@@ -86,6 +141,5 @@ def _infos(file_system: Any, root: str) -> dict[str, dict[str, Any]]:
     """Path -> what the file system says of it, of every entry that a path or glob names."""
     if glob.has_magic(root):
         return file_system.glob(root, detail=True)
-    if file_system.exists(root) and file_system.isfile(root):
-        return {root: file_system.info(root)}
-    return file_system.find(root, detail=True)
+    info = file_system.info(root)
+    return {root: info} if info["type"] == "file" else file_system.find(root, detail=True)

@@ -70,15 +70,8 @@ class FileReader:
                 raise ValueError(
                     f"{name} is damaged or cut short ({error}): fetch it again"
                 ) from None
-            except ValueError:
-                raise
             except OSError as error:
-                reason = error.strerror or errors.first_line(error)
-                raise ValueError(f"{name} cannot be read: {reason}") from None
-            except Exception as error:  # of a file system of fsspec
-                if "://" not in name:
-                    raise
-                raise ValueError(f"{name} cannot be read: {errors.first_line(error)}") from None
+                raise ValueError(f"{name} cannot be read: {error.strerror}") from None
             place = Place(number + 1)
 
     def _read_file(

@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config.curation import Corpus, ReadPages
 from gptjax.curation import input_files, page, parts, read_files
-from tests import warc_files
+from tests import bucket, warc_files
 
 RULE = ReadPages(document_bytes=2**16)
 
@@ -173,21 +173,19 @@ def test_a_parquet_file_cut_short_is_damage(tmp_path):
 
 
 def test_places_of_fsspec_are_read_as_files_here(tmp_path, write_jsonl):
-    import fsspec
-
     write_jsonl("in/a.jsonl", ["one", "two"])
     write_jsonl("in/b/c.jsonl", ["three"])
-    memory = fsspec.filesystem("memory")
-    memory.put(str(tmp_path / "in"), "/crawl", recursive=True)
+    place = bucket.BucketFileSystem()
+    place.put(str(tmp_path / "in"), "/crawl", recursive=True)
     try:
         (tmp_path / "here").mkdir()
         here = read(tmp_path / "here", tmp_path / "in")[1]
-        assert read(tmp_path, "memory://crawl")[1] == here
-        assert [page.text for page in read(tmp_path, "memory://crawl/*.jsonl")[1]] == ["one", "two"]
-        with pytest.raises(ValueError, match=r"memory://crawl/x\*: there is no file of text"):
-            read(tmp_path, "memory://crawl/x*")
+        assert read(tmp_path, "bucket://crawl")[1] == here
+        assert [page.text for page in read(tmp_path, "bucket://crawl/*.jsonl")[1]] == ["one", "two"]
+        with pytest.raises(ValueError, match=r"bucket://crawl/x\*: there is no file of text"):
+            read(tmp_path, "bucket://crawl/x*")
     finally:
-        memory.rm("/crawl", recursive=True)
+        place.rm("/crawl", recursive=True)
     here = read(tmp_path, f"file://{tmp_path}/in")[1]
     assert [page.text for page in here] == ["one", "two", "three"]
     with zipfile.ZipFile(tmp_path / "pages.zip", "w") as out:

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 
-import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -17,6 +16,7 @@ from gptjax import prepare
 from gptjax.config import data
 from gptjax.data import mixture, open_dataset
 from gptjax.data.sources import file_listing
+from tests import bucket
 from tests.corpus import N_CTX, config, prepared, reading, refused, write
 
 TEXTS = [f"<{n}> " + " ".join(str(n * k) for k in range(n % 30)) for n in range(150)]
@@ -358,20 +358,20 @@ def test_prepare_explains_itself(folder):
 
 
 def test_places_of_fsspec_are_read_alike(folder, tmp_path):
-    memory = fsspec.filesystem("memory")
+    place = bucket.BucketFileSystem()
     for file in folder.iterdir():
-        memory.pipe(f"/streamed/{file.name}", file.read_bytes())
+        place.pipe(f"/streamed/{file.name}", file.read_bytes())
     try:
         local = drawn(reading(tmp_path, data.Stream(path=str(folder))))
-        for path in ("memory://streamed", "memory://streamed/*.*"):
+        for path in ("bucket://streamed", "bucket://streamed/*.*"):
             source = data.Stream(path=path)
             np.testing.assert_array_equal(drawn(reading(tmp_path, source)), local)
         position = stop_at(reading(tmp_path, source), 11)
         np.testing.assert_array_equal(drawn(resumed(tmp_path, source, position), 11), local[11:])
-        memory.pipe("/streamed/a.jsonl", (folder / "a.jsonl").read_bytes())
+        place.pipe("/streamed/a.jsonl", (folder / "a.jsonl").read_bytes())
         refused("a.jsonl was written again", lambda: resumed(tmp_path, source, position))
     finally:
-        memory.rm("/streamed", recursive=True)
+        place.rm("/streamed", recursive=True)
 
 
 def test_datasets_of_hugging_face_go_on_too(folder, tmp_path):
