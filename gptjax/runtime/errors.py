@@ -18,7 +18,6 @@ EXTRA_PACKAGES = {
     "resiliparse": "curation",
     "py3langid": "curation",
     "mmh3": "curation",
-    "aiohttp": "curation",
     "pyspark": "spark",
     "gcsfs": "cloud",
     "wandb": "cloud",
