@@ -1,0 +1,1 @@
+"""A server with OpenAI's HTTP API: continuous batching, routes, limits."""
