@@ -26,6 +26,7 @@ from gptjax.config.chat_recipe import ChatRecipe
 from gptjax.config.curation import Curation
 from gptjax.config.finetuning import Finetuning
 from gptjax.config.rlhf_recipe import RlhfRecipe
+from gptjax.config.safety import Policy
 from gptjax.config.schema import Config
 from gptjax.config.sweep import Sweep
 from gptjax.configs import chat as chat_recipes
@@ -33,6 +34,7 @@ from gptjax.configs import curation as curation_recipes
 from gptjax.configs import families, ladder, small, sweeps
 from gptjax.configs import finetuning as classification_recipes
 from gptjax.configs import rlhf as rlhf_recipes
+from gptjax.configs import safety as safety_policies
 
 CONFIGS = {
     **small.CONFIGS,
@@ -44,13 +46,15 @@ FINETUNING = classification_recipes.FINETUNING  # name -> a function that return
 SFT, DPO, REWARD = chat_recipes.SFT, chat_recipes.DPO, chat_recipes.REWARD
 RLHF = rlhf_recipes.RLHF  # name -> a function that returns an RlhfRecipe
 CURATION = curation_recipes.CURATION  # name -> a function that returns a Curation
-Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, RlhfRecipe, Curation, Sweep)
+POLICIES = safety_policies.POLICIES  # name -> a function that returns a Policy
+Recipe = TypeVar("Recipe", Config, Finetuning, ChatRecipe, RlhfRecipe, Curation, Policy, Sweep)
 KINDS = {
     Config: ("config", "gptjax.train --config"),
     Finetuning: ("fine-tuning recipe", "gptjax.finetune --config"),
     ChatRecipe: ("recipe of conversations", "gptjax.sft --config"),
     RlhfRecipe: ("recipe of learning by sampling", "gptjax.rlhf --config"),
     Curation: ("recipe of curation", "gptjax.curate --recipe"),
+    Policy: ("safety policy", "gptjax.red_team --policy"),
     Sweep: ("sweep", "gptjax.sweep --sweep"),
 }  # type of a recipe -> (what it is called, what takes it)
 
@@ -118,6 +122,12 @@ def curation(name: str) -> Curation:
     """Returns the recipe of curation with this name, or FILE.py:NAME. Raises a one-line ValueError
     if there is none."""
     return _recipe(name, CURATION, Curation)
+
+
+def policy(name: str) -> Policy:
+    """Returns the safety policy with this name, or FILE.py:NAME. Raises a one-line ValueError if
+    there is none."""
+    return _recipe(name, POLICIES, Policy)
 
 
 def sweep(name: str) -> Sweep:

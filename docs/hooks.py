@@ -27,6 +27,7 @@ from gptjax.config import (
     finetuning,
     parse,
     rlhf_recipe,
+    safety,
     schema,
     sweep,
 )
@@ -198,6 +199,7 @@ def records() -> dict[type, str]:
         (rlhf_recipe.RlhfRecipe, ""),
         (evaluation.Protocol, "TASK."),
         (curation.Curation, ""),
+        (safety.Policy, ""),
         (decontamination.Filter, ""),
         (decontamination.OverlapRule, ""),
         (sweep.Sweep, ""),

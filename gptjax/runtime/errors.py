@@ -18,6 +18,7 @@ EXTRA_PACKAGES = {
     "resiliparse": "curation",
     "py3langid": "curation",
     "mmh3": "curation",
+    "phonenumbers": "serve",
     "pyspark": "spark",
     "gcsfs": "cloud",
     "wandb": "cloud",

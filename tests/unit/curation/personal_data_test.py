@@ -6,9 +6,11 @@ import string
 
 import pytest
 
+from gptjax.config import safety
 from gptjax.config.curation import MaskPersonalData
 from gptjax.curation import personal_data
 from gptjax.curation.page import Page
+from gptjax.safety import detector, phone, stream_filter
 
 ALL = MaskPersonalData().kinds
 PERSONAL = {
@@ -132,11 +134,12 @@ def test_check_digits_decide():
 
 
 def test_every_match_has_its_hint():
-    for search in personal_data.SEARCHES:
-        for one in PERSONAL[search.kind]:
-            if search.pattern.fullmatch(one):
-                assert search.hint.search(one)
-    assert re.search(personal_data.PHONE_HINT, "Tel 5550123")
+    rules = stream_filter.rules([safety.PersonalData(region=None)])
+    for rule in rules:
+        assert isinstance(rule.detector, detector.Pattern)
+        for one in PERSONAL.get(rule.detector.kind, ()):
+            assert rule.detector.hint.search(one)
+    assert re.search(phone.HINT, "Tel 5550123")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Config of safety: what may not come in or leave, and what is done about it. Values only."""
+
+from typing import Literal
+
+from gptjax.config.record import record
+
+Action = Literal["mask", "refuse", "log"]
+PersonalKind = Literal["email", "phone", "card", "iban", "ip", "ssn"]
+CredentialKind = Literal["api_key", "private_key"]
+
+
+@record
+class PersonalData:
+    """Personal data that have a form of their own."""
+
+    kinds: tuple[PersonalKind, ...] = ("email", "phone", "card", "iban", "ip", "ssn")
+    """What is searched for: e-mail addresses, telephone numbers, payment cards, IBANs, public
+    addresses of the internet, social security numbers of the USA."""
+    action: Action = "mask"
+    """mask: replaced by its kind, as <email>; refuse: the text ends before it, or the request is
+    refused; log: it is only recorded."""
+    region: str | None = "US"
+    """Country (ISO 3166, two letters) whose telephone numbers are found in any form that is written
+    there; None: only numbers whose form alone shows what they are."""
+
+
+@record
+class Credentials:
+    """API keys and private keys."""
+
+    kinds: tuple[CredentialKind, ...] = ("api_key", "private_key")
+    """What is searched for."""
+    action: Action = "mask"
+    """As of PersonalData."""
+
+
+@record
+class Secrets:
+    """Texts that are given: secrets, or words of one's own. Upper and lower case are the same, and
+    so is any single white space character."""
+
+    texts: tuple[str, ...] = ()
+    """The texts, of 3 to 500 characters."""
+    file: str | None = None
+    """A file with more, a line each."""
+    action: Action = "mask"
+    """As of PersonalData."""
+
+
+Filter = PersonalData | Credentials | Secrets
+
+
+@record
+class Policy:
+    """What is searched for in what users send and in what the model answers."""
+
+    name: str
+    """Name of the policy."""
+    input: tuple[Filter, ...] = ()
+    """Filters of messages and prompts."""
+    output: tuple[Filter, ...] = ()
+    """Filters of answers."""

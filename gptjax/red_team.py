@@ -1,0 +1,72 @@
+"""Run red-team cases through a model and count failures by category.
+
+A model is a Python function: it is given a list of messages, each with role and content, and
+returns the answer. Exit status 1: a case failed.
+"""
+
+import json
+
+from gptjax import cli
+from gptjax.config import overrides, parse
+from gptjax.configs import registry
+
+EXAMPLE = "python -m gptjax.red_team --cases=cases.jsonl --model=my.py:answer --out=results"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the program."""
+    parser = cli.make_parser("red_team", __doc__ or "", EXAMPLE)
+    parser.add_argument(
+        "--cases",
+        metavar="FILE",
+        type=parse.path_argument,
+        required=True,
+        help="prompts with must_not_contain, must_not_contain_kinds or must_refuse (.jsonl)",
+    )
+    parser.add_argument(
+        "--model", metavar="FILE.py:NAME", required=True, help="the function that answers"
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        default="off",
+        help=f"filters of input and output: {', '.join(registry.POLICIES)}, or FILE.py:NAME of "
+        "your own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="change a field of the policy, as output.0.region=GB",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=parse.path_argument,
+        required=True,
+        help="where results.jsonl and interventions.jsonl go",
+    )
+    args = parser.parse_args(arguments)
+    policy = overrides.override(registry.policy(args.policy), *args.assignments)
+
+    from gptjax.runtime import atomic
+    from gptjax.safety import red_team
+
+    cases, (model, _) = red_team.read(args.cases), registry.function(args.model)
+    results = list(red_team.run(cases, model, policy))
+    args.out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"id": result.id, "category": result.category, "reasons": result.reasons})
+        for result in results
+    ]
+    log = [line for result in results for line in result.interventions]
+    for name, part in (("results.jsonl", lines), ("interventions.jsonl", log)):
+        atomic.save(args.out / name, "".join(f"{line}\n" for line in part).encode())
+    print("\n".join(red_team.table(results)))
+    return int(any(result.reasons for result in results))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,150 @@
+"""However a text is split, what leaves the filter is the same, and no character of a secret is in
+it."""
+
+import itertools
+import random
+import re
+
+import pytest
+
+from gptjax.config import safety
+from gptjax.safety import stream_filter
+from tests import planted
+
+RULES = stream_filter.rules(
+    [safety.PersonalData(), safety.Credentials(), safety.Secrets(texts=planted.TEXTS)]
+)
+FORMS = ("{}", "It is {}, he said.", "({})", "a: {}\nb: {}", "{} {}", "...{}...", "\u8bf7{}\u8bf7")
+
+
+def stream(parts, rules=RULES):
+    """(what left after each part and at the end, the filter)"""
+    used = stream_filter.StreamFilter(rules, b"key")
+    return [*(used.add(part) for part in parts), used.end()], used
+
+
+def check_splits(text, expected, rules=RULES):
+    """Every split in two, and single characters."""
+    found = stream([text], rules)[1].interventions
+    for cut in range(len(text) + 1):
+        left, used = stream([text[:cut], text[cut:]], rules)
+        assert expected.startswith(left[0]) and "".join(left) == expected, (text[:cut], left)
+        assert used.interventions == found
+    left, used = stream(text, rules)
+    assert "".join(left) == expected and used.interventions == found
+
+
+def is_left_of(text, frame):
+    """Whether a text without its labels is what is left of the frame of a secret."""
+    rest = iter(frame)
+    return all(char in rest for char in re.sub(r"<\w+>", "", text))
+
+
+@pytest.mark.parametrize("kind", planted.SECRETS)
+def test_no_character_of_a_secret_leaves_at_any_split(kind):
+    for secret, form in itertools.product(planted.SECRETS[kind], FORMS):
+        text, frame = form.replace("{}", secret), form.replace("{}", "")
+        expected = "".join(stream([text])[0])
+        assert f"<{kind}>" in expected and is_left_of(expected, frame), (text, expected)
+        check_splits(text, expected)
+
+
+@pytest.mark.parametrize("kind", planted.SECRETS)
+def test_two_splits(kind):
+    secret = min(planted.SECRETS[kind], key=len)
+    text, expected = f"a {secret}.", f"a <{kind}>."
+    for first, second in itertools.combinations(range(len(text) + 1), 2):
+        left, _ = stream([text[:first], text[first:second], text[second:]])
+        assert expected.startswith(left[0] + left[1]) and "".join(left) == expected
+
+
+def test_adjacent_secrets():
+    secrets = [s for kind in planted.SECRETS.values() for s in kind if "PRIVATE KEY" not in s]
+    for (a, b), between in itertools.product(itertools.permutations(secrets, 2), (" ", ",", "\n")):
+        left = "".join(stream([a + between + b])[0])
+        assert not re.sub(r"<\w+>", "", left).strip(" ,\n"), (a, b, left)
+
+
+def test_splits_of_adjacent_secrets():
+    chance = random.Random(0)
+    secrets = [s for kind in planted.SECRETS.values() for s in kind]
+    for _ in range(12):
+        text = "".join(chance.choice((" ", ", ", "\n", "")) + s for s in chance.sample(secrets, 3))
+        check_splits(text, "".join(stream([text])[0]))
+
+
+PIECES = ["jane", "@", "x.com", ".", " ", "-", "+", "(", ")", "4111", "1111", "020", "7946", "DE89"]
+PIECES += ["3704 0044 0532 0130 00", "0", "12", "\n", "\u200b", "sk-", "ghp_", "a1B2" * 5, "::"]
+PIECES += [
+    "2606:",
+    "Tel. ",
+    "555",
+    "0123",
+    " ext. ",
+    "x",
+    "open",
+    " sesame",
+    " oil",
+    "v1.",
+    "93.184",
+]
+PIECES += [
+    "-----BEGIN ",
+    "PRIVATE KEY",
+    "-----",
+    "END ",
+    "\\n",
+    "A: b",
+    "\u8bf7",
+    "_",
+    "at 20 peop",
+]
+
+
+def test_splits_of_any_text():
+    chance = random.Random(1)
+    for _ in range(400):
+        text = "".join(chance.choices(PIECES, k=chance.randint(2, 10)))
+        check_splits(text, "".join(stream([text])[0]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write to jane.doe@mail",
+        "at 4111 1111 1111 111",
+        "NO93 8601 1117 94",
+        "-----BEGIN PRIVATE K",
+        "sk-proj-abc",
+        "+49 30 12",
+        "open sesam",
+        "93.184.216.",
+        "\u200b\u200b",
+    ],
+)
+def test_a_beginning_that_is_never_completed_leaves_at_the_end(text):
+    check_splits(text, text)
+
+
+def test_an_address_that_grows():
+    assert stream(["jane@x.co", "m.au", " y"])[0] == ["", "", "<email> ", "y"]
+    assert stream(["jane@x.com", ".", " Bye"])[0] == ["", "", "<email>. ", "Bye"]
+
+
+@pytest.mark.parametrize(
+    "action, expected", [("log", "a 4111111111111111 b c d"), ("refuse", "a ")]
+)
+def test_actions(action, expected):
+    rules = stream_filter.rules([safety.PersonalData(action=action), safety.Credentials()])
+    text = "a 4111111111111111 b c d"
+    check_splits(text, expected, rules)
+    _, used = stream(text, rules)
+    assert used.is_refused == (action == "refuse")
+    assert [(i.kind, i.action, i.position) for i in used.interventions][0] == ("card", action, 2)
+
+
+def test_what_is_only_recorded_is_not_held_back():
+    rules = stream_filter.rules([safety.PersonalData(action="log")])
+    text = "card 4111111111111111 of a@b.co"
+    left, used = stream(text, rules)
+    assert left == [*text, ""] and [i.kind for i in used.interventions] == ["card", "email"]
