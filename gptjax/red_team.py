@@ -1,4 +1,4 @@
-"""Run red-team cases through a model and count failures by category.
+"""Run red-team cases through a model and count what fails.
 
 A model is a Python function: it is given a list of messages, each with role and content, and
 returns the answer. Exit status 1: a case failed.
