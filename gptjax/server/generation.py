@@ -1,5 +1,4 @@
-"""What a generation is asked for and what comes of it: values between the HTTP routes and the engine.
-"""
+"""What a generation is asked for and what comes of it: values between the HTTP routes and the engine."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
