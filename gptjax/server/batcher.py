@@ -1,5 +1,5 @@
-"""Continuous batching: one thread runs generations in cache slots, and they join and leave between two
-steps.
+"""Continuous batching: one thread runs generations in cache slots, which are taken and freed
+between steps.
 """
 
 import collections

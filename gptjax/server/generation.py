@@ -1,4 +1,4 @@
-"""What a generation is asked for and what comes of it: values between the HTTP routes and the engine."""
+"""Requests for generations and what comes of them: the values between HTTP routes and engine."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

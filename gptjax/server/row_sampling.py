@@ -1,8 +1,10 @@
-"""Samples a token for each row of logits, every row by its own settings: they are arrays, so that no
-client's choice compiles a program."""
+"""Samples a token for each row of logits by the row's own settings, which are arrays, so that no
+client's choice compiles a program.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -63,20 +65,20 @@ def row_params(rows: Sequence[RowSampling], n_vocab: int) -> RowParams:
     def column(name: str, dtype: type = np.float32) -> np.ndarray:
         return np.array([getattr(row, name) for row in rows], dtype)
 
-    return RowParams(
-        temperature_B=column("temperature"),
-        top_k_B=np.minimum(column("top_k", np.int64), n_vocab).astype(np.int32),
-        top_p_B=column("top_p"),
-        min_p_B=column("min_p"),
-        presence_B=column("presence_penalty"),
-        frequency_B=column("frequency_penalty"),
-        repetition_B=column("repetition_penalty"),
-        bias_ids_BL=ids_BL,
-        bias_BL=bias_BL,
-        seed_B2=np.array(
-            [[row.seed // KEY_WORDS % KEY_WORDS, row.seed % KEY_WORDS] for row in rows], np.uint32
-        ).reshape(-1, 2),
-    )
+    seeds_B2 = [[row.seed // KEY_WORDS % KEY_WORDS, row.seed % KEY_WORDS] for row in rows]
+    fields: dict[str, Any] = {
+        "temperature_B": column("temperature"),
+        "top_k_B": np.minimum(column("top_k", np.int64), n_vocab).astype(np.int32),
+        "top_p_B": column("top_p"),
+        "min_p_B": column("min_p"),
+        "presence_B": column("presence_penalty"),
+        "frequency_B": column("frequency_penalty"),
+        "repetition_B": column("repetition_penalty"),
+        "bias_ids_BL": ids_BL,
+        "bias_BL": bias_BL,
+        "seed_B2": np.array(seeds_B2, np.uint32).reshape(-1, 2),
+    }
+    return RowParams(**fields)
 
 
 def sample(

@@ -1,10 +1,10 @@
-"""Cache slots: the rows of one KV cache, each with a text of its own that is read and continued apart
-from the others.
+"""Cache slots: the rows of one KV cache, each with a text of its own that is read and continued
+apart from the others.
 
 Four verbs: `Slots.insert` gives a slot a prompt, `prefill` reads a piece of it, `generate` adds a
-token to every slot that is ready, and a slot is free again at the next insert. What a slot computes
-depends on its own text and settings alone, to the last bit: prompts are read in pieces of the same
-lengths whatever else runs, and all slots are computed at every step, whether they are in use or not.
+token to every slot that is ready, `free` ends its text. What a slot computes depends on its own
+text and settings alone, to the last bit: prompts are read in pieces of the same lengths whatever
+else runs, and all slots are computed at every step, whether they are in use or not.
 """
 
 import functools
