@@ -249,7 +249,9 @@ class _Generation:
         tokens = self.request.prompt[first : first + len(scores.token_B)]
         for row, token in enumerate(tokens):
             self._scores.append(
-                self._score(token, scores.token_B[row], scores.ids_BK[row], scores.logprobs_BK[row])
+                self._score(
+                    token, float(scores.token_B[row]), scores.ids_BK[row], scores.logprobs_BK[row]
+                )
             )
 
     def add_token(self, token: int, scores: Scores, row: int) -> bool:
@@ -262,7 +264,9 @@ class _Generation:
             return True
         if self.request.logprobs is not None:
             self._scores.append(
-                self._score(token, scores.token_B[row], scores.ids_BK[row], scores.logprobs_BK[row])
+                self._score(
+                    token, float(scores.token_B[row]), scores.ids_BK[row], scores.logprobs_BK[row]
+                )
             )
         self.n_tokens += 1
         text = self._text.add([token])
@@ -285,5 +289,4 @@ class _Generation:
     def _score(self, token: int, logprob: float | None, ids, logprobs) -> TokenScore:
         n = self.request.logprobs or 0
         pairs = zip(np.asarray(ids)[:n].tolist(), np.asarray(logprobs)[:n].tolist(), strict=True)
-        own = None if logprob is None else float(logprob)
-        return TokenScore(token, self.tokenizer.decode([token]), own, tuple(pairs))
+        return TokenScore(token, self.tokenizer.decode([token]), logprob, tuple(pairs))

@@ -124,8 +124,8 @@ def _adjust(logits_BV: jax.Array, params: RowParams, texts: Texts) -> jax.Array:
         logits_BV = jnp.where(is_new_BV | texts.prompts_BV, repeated_BV, logits_BV)
         return (
             logits_BV
-            - params.presence_B[:, None] * is_new_BV
-            - params.frequency_B[:, None] * texts.counts_BV
+            - params.presence_B[:, None] * is_new_BV.astype(jnp.float32)
+            - params.frequency_B[:, None] * texts.counts_BV.astype(jnp.float32)
         )
 
     has_penalties = (
@@ -183,11 +183,11 @@ def score(logits_BV: jax.Array, token_B: jax.Array) -> Scores:
     """Returns the log-probabilities of tokens, and of the likeliest, by the logits as they are."""
     total_B = jax.nn.logsumexp(logits_BV, axis=-1)
     own_B = jnp.take_along_axis(logits_BV, jnp.maximum(token_B, 0)[:, None], axis=-1)[:, 0]
-    best_BK, ids_BK = jax.lax.top_k(logits_BV, min(MAX_LOGPROBS, logits_BV.shape[-1]))
+    best_BK, ids_BK = jax.lax.top_k(logits_BV, MAX_LOGPROBS)
     return Scores(own_B - total_B, ids_BK.astype(jnp.int32), best_BK - total_B[:, None])
 
 
-def no_scores(n_rows: int, n_vocab: int) -> Scores:
+def no_scores(n_rows: int) -> Scores:
     """Scores of nothing, in the shape of `score`'s."""
-    shape = n_rows, min(MAX_LOGPROBS, n_vocab)
+    shape = n_rows, MAX_LOGPROBS
     return Scores(jnp.zeros(n_rows), jnp.zeros(shape, jnp.int32), jnp.zeros(shape))

@@ -22,7 +22,7 @@ from gptjax.model import inference, kv_cache
 from gptjax.server import row_sampling
 from gptjax.server.generation import RowSampling
 
-CHUNK = 128  # tokens of a prompt that are read at once: what is between two steps of the others
+CHUNK = 128
 
 
 class State(flax.struct.PyTreeNode):
@@ -50,25 +50,26 @@ class PromptScores(NamedTuple):
 
 
 class Slots:
-    """n_slots slots of `capacity` tokens each. Raises ValueError for a capacity above the model's
-    context."""
+    """n_slots slots of `capacity` tokens each. chunk: tokens of a prompt that are read at once, while
+    the other slots wait. Raises ValueError for a capacity above the model's context."""
 
-    def __init__(self, lm: inference.InferenceModel, n_slots: int, capacity: int):
+    def __init__(
+        self, lm: inference.InferenceModel, n_slots: int, capacity: int, chunk: int = CHUNK
+    ):
         config = lm.model.config
         if not 1 <= capacity <= config.n_ctx:
             raise ValueError(
                 f"a context of {capacity:,} tokens: give 1 to {config.n_ctx:,}, the model's"
             )
         self.n_slots, self.capacity, self.n_vocab = n_slots, capacity, config.n_vocab
-        self._lm = lm
-        # What each slot's cache holds, and how much of it was read in whole pieces of CHUNK tokens.
+        self._lm, self._chunk = lm, min(chunk, capacity)
+        # Of each slot: its last prompt, how much of it was read, and the tokens in its cache.
         self._prompts: list[list[int]] = [[] for _ in range(n_slots)]
         self._n_read = [0] * n_slots
-        self._n_shared = [0] * n_slots
         self._ring = min(count.cache_slots(p, capacity) for p in config.attention)
         self._n_cached = [0] * n_slots
         self._state = _empty(lm, n_slots, capacity)
-        self._allowed = jax.device_put(np.ones((n_slots, config.n_vocab), bool))
+        self._allowed = jax.device_put(np.ones((n_slots, config.n_vocab_padded), bool))
 
     def insert(
         self, slot: int, prompt: Sequence[int], sampling: RowSampling, share: bool = True
@@ -81,8 +82,7 @@ class Slots:
         params = row_sampling.row_params([sampling], self.n_vocab)
         inputs = jax.device_put((np.int32(slot), np.int32(source), np.int32(n), ids_T, params))
         self._state = _insert(self._state, *inputs)
-        self._prompts[slot], self._n_read[slot], self._n_shared[slot] = list(prompt), n, n
-        self._n_cached[slot] = n
+        self._prompts[slot], self._n_read[slot], self._n_cached[slot] = list(prompt), n, n
         return n
 
     def _find_prefix(self, prompt: Sequence[int]) -> tuple[int, int]:
@@ -90,7 +90,8 @@ class Slots:
         least one token is left to be read, since the logits after it are not kept."""
         best = 0, 0
         for slot, (ids, n_read) in enumerate(zip(self._prompts, self._n_read, strict=True)):
-            n = min(prefix_cache.common_prefix_length(ids, prompt[:-1]), n_read) // CHUNK * CHUNK
+            n = min(prefix_cache.common_prefix_length(ids, prompt[:-1]), n_read)
+            n -= n % self._chunk
             # A ring buffer that has gone round has lost keys that the next token would see.
             if self._n_cached[slot] > self._ring and n < self._n_cached[slot]:
                 continue
@@ -102,10 +103,10 @@ class Slots:
         """Reads the next piece of a slot's prompt. Returns the first new token, (1,), if that was
         the last piece; and, if `scores`, those of the tokens that the piece predicts."""
         prompt, start = self._prompts[slot], self._n_read[slot]
-        piece = prompt[start : start + CHUNK]
+        piece = prompt[start : start + self._chunk]
         is_last = start + len(piece) == len(prompt)
-        ids_BT, counts_B = decode.pad([piece], CHUNK)
-        following = prompt[start + 1 : start + CHUNK + 1]
+        ids_BT, counts_B = decode.pad([piece], self._chunk)
+        following = prompt[start + 1 : start + self._chunk + 1]
         next_T = np.zeros(ids_BT.shape[1], np.int32)
         next_T[: len(following)] = following
         inputs = jax.device_put((np.int32(slot), ids_BT, counts_B, next_T, is_last, scores))
@@ -133,9 +134,9 @@ class Slots:
         active_S[list(slots)] = True
         mask = self._allowed
         if allowed:
-            host = np.ones((self.n_slots, self.n_vocab), bool)
+            host = np.ones(self._allowed.shape, bool)
             for slot, allowed_V in allowed.items():
-                host[slot] = allowed_V
+                host[slot, : self.n_vocab] = allowed_V
             mask = jax.device_put(host)
         inputs = jax.device_put((active_S, scores))
         self._state, outputs = _generate(self._lm, self._state, mask, *inputs)
@@ -159,8 +160,8 @@ def _empty(lm: inference.InferenceModel, n_slots: int, capacity: int) -> State:
     config, policy = lm.model.config, lm.model.execution_policy
     dtype = policy.kv_cache_dtype or policy.dtype
     texts = row_sampling.Texts(
-        jnp.zeros((n_slots, config.n_vocab), bool),
-        jnp.zeros((n_slots, config.n_vocab), jnp.int32),
+        jnp.zeros((n_slots, config.n_vocab_padded), bool),
+        jnp.zeros((n_slots, config.n_vocab_padded), jnp.int32),
         jnp.zeros(n_slots, jnp.int32),
     )
     params = row_sampling.row_params([RowSampling()] * n_slots, config.n_vocab)
@@ -209,13 +210,12 @@ def _prefill(
     """Returns (state, (first new token, its scores, scores of next_T))."""
     row = _row(state.cache, slot)
     row, x_BTD = inference.decode_step(lm, row, ids_BT, counts_B)
-    n_vocab = lm.model.config.n_vocab
 
     def score_prompt():
         return row_sampling.score(inference.logits(lm, x_BTD)[0], next_T)
 
     prompt_scores = jax.lax.cond(
-        scores, score_prompt, lambda: row_sampling.no_scores(ids_BT.shape[1], n_vocab)
+        scores, score_prompt, lambda: row_sampling.no_scores(ids_BT.shape[1])
     )
     y_BV = inference.logits(lm, inference.last_hidden(x_BTD, counts_B))[:, 0]
     texts = _row(state.texts, slot)
@@ -239,11 +239,8 @@ def _generate(lm: inference.InferenceModel, state: State, allowed_SV, active_S, 
     )
     y_SV = inference.logits(lm, x_BTD)[:, 0]
     token_S = row_sampling.sample(y_SV, state.params, state.texts, allowed_SV)
-    n_slots, n_vocab = y_SV.shape
     token_scores = jax.lax.cond(
-        scores,
-        lambda: row_sampling.score(y_SV, token_S),
-        lambda: row_sampling.no_scores(n_slots, n_vocab),
+        scores, lambda: row_sampling.score(y_SV, token_S), lambda: row_sampling.no_scores(len(y_SV))
     )
     return _add_tokens(state.replace(cache=cache), token_S, active_S), (token_S, token_scores)
 
@@ -258,7 +255,7 @@ def _add_tokens(state: State, token_B: jax.Array, active_B: jax.Array) -> State:
             counts_BV=texts.counts_BV.at[rows_B, token_B].add(
                 active_B.astype(jnp.int32), mode="drop"
             ),
-            n_B=texts.n_B + active_B,
+            n_B=texts.n_B + active_B.astype(jnp.int32),
         ),
     )
 
