@@ -2,6 +2,7 @@
 stages. Values only.
 """
 
+import datetime
 import graphlib
 import re
 from typing import Annotated, Literal
@@ -72,6 +73,14 @@ class LinkedPages:
     corpora: Names = ()
     """Data sets that it applies to; (): all."""
 
+    def __post_init__(self):
+        try:
+            datetime.date.fromisoformat(self.before or "2000-01-01")
+        except ValueError:
+            raise ValueError(
+                f"LinkedPages.before={self.before!r}: give a day, as 2018-01-01, or None"
+            ) from None
+
 
 @record
 class WithoutDomains:
@@ -118,6 +127,14 @@ class QualityRules:
     apply."""
     corpora: Names = ()
     """Data sets that it applies to; (): all."""
+
+    def __post_init__(self):
+        for name in ("words", "word_length"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(
+                    f"QualityRules.{name}={(low, high)}: give the least, then the greatest"
+                )
 
 
 @record

@@ -115,12 +115,7 @@ def _timestamp(day: str | None) -> float:
     """The beginning of a day (UTC) in seconds; infinity for None."""
     if day is None:
         return float("inf")
-    try:
-        date = datetime.date.fromisoformat(day)
-    except ValueError:
-        raise ValueError(
-            f"LinkedPages(before={day!r}): that is no day; give one as 2018-01-01, or None"
-        ) from None
+    date = datetime.date.fromisoformat(day)
     return datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.UTC).timestamp()
 
 
