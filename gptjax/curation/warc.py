@@ -115,34 +115,24 @@ def _records(stream: BinaryIO, limit: int) -> Iterator[_Record]:
         size = int(length)
         record = _Record(headers, size, stream.read(size if size <= limit else HEADER_BYTES))
         _skip(stream, size - len(record.block))
-        late = _read_end(stream)
-        wrong_length = f"record {number:,} is cut short, or is not as long as it says"
-        if late is None:
-            raise CorruptFile(wrong_length)
+        if not _is_end(stream):
+            raise CorruptFile(f"record {number:,} is cut short, or is not as long as it says")
         try:
             # Before the yield, because it compares the checksum of a member that ends here.
             line = stream.readline(HEADER_BYTES)
             while line in BLANK_LINES:
                 line = stream.readline(HEADER_BYTES)
         except CorruptFile as error:
-            # the damage comes after the record
-            if not late and not CHECKSUM_ERROR.search(str(error)):
+            if not CHECKSUM_ERROR.search(str(error)):  # the damage comes after the record
                 yield record
             raise
-        if late and line and not line.startswith(b"WARC/"):
-            raise CorruptFile(wrong_length)
-        yield _Record(headers, size + len(late), record.block + late)
+        yield record
 
 
-def _read_end(stream: BinaryIO) -> bytes | None:
-    """Reads the two line ends after a block. Returns the two bytes of the block before them if its
-    length did not count these, else b""; None if no block ends here."""
-    late, end = b"", stream.read(2)
-    if end == b"\n\n":
-        return late
-    if end != b"\r\n":
-        late, end = end, stream.read(2)
-    return late if end + stream.read(2) == b"\r\n\r\n" else None
+def _is_end(stream: BinaryIO) -> bool:
+    """Whether the two line ends after a block follow."""
+    end = stream.read(2)
+    return end == b"\n\n" or end + stream.read(2) == b"\r\n\r\n"
 
 
 def _read_header(stream: BinaryIO, line: bytes, where: str) -> bytes:

@@ -290,36 +290,14 @@ def shorten(content: bytes, n: int) -> bytes:
     return content.replace(length[0], b"Content-Length: %d" % (int(length[1]) - n), 1)
 
 
-@pytest.mark.parametrize("limit", [LIMIT, 500])
-def test_a_block_that_is_two_bytes_longer_than_it_says_is_read_whole(limit):
-    ends = ["", "\n", "\r\n", "\n\n", "\r", "\n>"]
-    blocks = [f"<p>{n} page{end}" for n, end in enumerate(ends)]
-    right = [warc_files.page(block) for block in blocks]
-    right.append(warc_files.page("x" * (limit + 2**16)))  # of which only the beginning is read
-    short = [shorten(one, 2) for one in right]
-    pages = read(b"".join(right), limit=limit)
-    found = read(b"".join(short), limit=limit)
-    # White space at the end may be taken for blank lines; then the digest is another.
-    for page, block in zip(found, blocks, strict=False):
-        if block.endswith(("\r\n", "\n\n")):
-            assert isinstance(page, Dropped) and page.reason == "its digest is another"
-        else:
-            assert page.html == block.encode()
-    assert found[-1] == pages[-1] and len(found) == len(pages)
-    assert read(short[0]) == pages[:1]  # at the end of the file
-    compressed = warc_files.compress(short)
-    assert read(compressed, ".gz", limit) == found
-
-
 @pytest.mark.parametrize("after", [b"W", b"\nx", b"<html>"])
 @pytest.mark.parametrize("n", [1, 2, 3, -1, -2, -4])
-def test_any_other_length_that_is_wrong_is_refused(n, after):
+def test_a_length_that_is_wrong_is_refused(n, after):
     content = shorten(warc_files.page("<p>page"), n)
     pages, damaged = read_until_damage(content + after, "")
     assert damaged and pages == []
-    if n != 2:
-        pages, damaged = read_until_damage(content + RECORDS[0], "")
-        assert damaged and pages == []
+    pages, damaged = read_until_damage(content + RECORDS[0], "")
+    assert damaged and pages == []
 
 
 def test_a_line_too_many_after_the_http_header_belongs_to_the_page():
