@@ -1,9 +1,9 @@
 """Replaces personal data that have a form of their own: e-mail addresses, telephone numbers,
 payment cards, IBANs and addresses of the internet. Names and postal addresses are left.
 
-Checksums, ranges and the words before decide where there are any. Every expression begins at the
-beginning of a word or number and repeats a bounded number of times, so that time is linear in the
-length of any text.
+Checksums, ranges and the words before decide where there are any. A word or number ends where Latin
+letters and digits do, since many scripts have no spaces. Every expression begins at the beginning
+of one and repeats a bounded number of times, so that time is linear in the length of any text.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from gptjax.config.curation import MaskPersonalData
 from gptjax.curation.page import Page, StageFn
 
 Match = re.Match[str]
+LATIN = r"A-Za-z\xaa\xba\xc0-\xd6\xd8-\xf6\xf8-\u024f\u1e00-\u1eff"  # letters, in a class
+WORD = rf"[{LATIN}\d_]"
 
 
 def mask_personal_data(rule: MaskPersonalData) -> StageFn:
@@ -42,8 +44,12 @@ def mask(text: str, kinds: tuple[str, ...]) -> str:
 
 # --- e-mail addresses -----------------------------------------------------------------------------
 
+# The name and the last label are of one script, and end where another begins.
 EMAIL = re.compile(
-    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+    rf"(?:[{LATIN}\d](?<![{LATIN}\d]{{2}})[{LATIN}\d_.%+&'\u2019-]{{0,63}}+"
+    rf"|[^\W{LATIN}_](?<![^\W{LATIN}_]{{2}})(?:[^\W{LATIN}]|[.%+-]){{0,63}}+)"
+    r"@(?:[^\W_][\w-]{0,62}\.){1,8}"
+    rf"(?:xn--[A-Za-z0-9-]{{1,59}}|[{LATIN}]{{2,24}}|[^\W\d_{LATIN}]{{2,24}})"
 )
 
 
@@ -80,8 +86,9 @@ def _is_iban(match: Match) -> bool:
 # --- payment cards --------------------------------------------------------------------------------
 
 CARD = re.compile(
-    r"(?<![\w.+-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,4}(?:\1\d{3})?|\d{4}([ -]?)\d{6}\2\d{4,5})"
-    r"(?![\w-]|\.\d)"
+    rf"(?<!{WORD})(?<![.+-])"
+    r"(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,4}(?:\1\d{3})?|\d{4}([ -]?)\d{6}\2\d{4,5})"
+    rf"(?!-?{WORD}|\.\d)"
 )
 CARD_NUMBER = re.compile(  # beginnings and lengths of the issuers
     r"4\d{12}(?:\d{3}){0,2}|(?:2[2-7]|35|5\d)\d{14}|3[47]\d{13}|3[0689]\d{12}|6\d{15,18}"
@@ -99,37 +106,49 @@ def _is_card(match: Match) -> bool:
 # --- addresses of the internet --------------------------------------------------------------------
 
 IP = re.compile(
-    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)"
-    r"|(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?:[0-9A-Fa-f]|::)(?!\w|:[\w:])"
+    rf"(?<!{WORD})(?<!\.)(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!{WORD}|\.\d)"
+    rf"|(?<!{WORD})(?<![:.])[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f:]{{1,34}}(?:[0-9A-Fa-f]|::)"
+    rf"(?!{WORD}|:(?:{WORD}|:))"
 )
-VERSION = re.compile(
+VERSION_BEFORE = re.compile(
     r"(?:\b(?:v|ver|versions?|release|revision|rev|build|update|section|sec|chapter|clause|table|OID)"
-    r"\.?|§)[\s:=]{0,2}$",
+    r"\.?|§|版本|バージョン|버전)[\s:=]{0,2}$"
+    r"|(?:^|[\s(\[,;\"'])[A-Za-z][\w+-]{0,30}/$",  # the product's name
     re.IGNORECASE,
 )
+# A dash and what is not the last address of a range: 93.184.216.34-93.184.216.40, or -40.
+VERSION_AFTER = re.compile(rf"-(?!(?:\d{{1,3}}\.){{3}}\d)(?:(\d{{1,3}})(?!{WORD}|[.-])|{WORD})")
 
 
 def _is_ip(match: Match) -> bool:
     """Whether it is a public address, and no number of a version or section: the words before say
-    so, or its four numbers are single digits (as of 1.1.1.1, a public service)."""
+    so, as in "version 12.4.33.7" and Chrome/93.0.45.77, or what follows, as in 2.19.0.14-1ubuntu3;
+    or its four numbers are single digits (as of 1.1.1.1, a public service). Other versions of four
+    numbers below 256, as in "Opera 12.16.18.60", are taken for addresses."""
     try:
         address = ipaddress.ip_address(match[0])
     except ValueError:
         return False
-    if address.version == 4 and (len(match[0]) == 7 or VERSION.search(_before(match))):
-        return False
-    return address.is_global
+    return address.is_global and not (address.version == 4 and _is_version(match))
+
+
+def _is_version(match: Match) -> bool:
+    after = VERSION_AFTER.match(match.string, match.end())
+    if after and not (after[1] and int(match[0].rpartition(".")[2]) < int(after[1]) < 256):
+        return True
+    return len(match[0]) == 7 or bool(VERSION_BEFORE.search(_before(match)))
 
 
 def _before(match: Match) -> str:
-    return match.string[max(0, match.start() - 16) : match.start()]
+    return match.string[max(0, match.start() - 40) : match.start()]
 
 
 # --- telephone numbers ----------------------------------------------------------------------------
 
-_END = r"(?![\w]|[./-]\d)"
+_START = rf"(?<!{WORD})(?<![.+/-])"
+_END = rf"(?!{WORD}|[./-]\d)"
 PHONE = re.compile(
-    r"(?<![\w.+/-])(?<!\d )(?:"
+    _START + r"(?<!\d )(?:"
     r"\+[1-9]\d{0,3}(?:[ \xa0]?\(\d{1,5}\)[ \xa0]?)?"  # +49 (0)30 1234-567
     r"(?:(?:[ \xa0./-]|(?<=\d)\)?-)?\d){5,14}"
     r"|00[1-9]\d{0,2}(?:[ \xa0./()-]{1,3}\d{2,8}){2,5}"  # 0044 20 7946 0958
@@ -139,7 +158,7 @@ PHONE = re.compile(
     r"|0[1-9](?:\.\d\d){4}"
     r")(?: ?(?:x|ext\.?) ?\d{1,6})?" + _END
 )
-BARE_PHONE = re.compile(r"(?<![\w.+/-])\(?\d(?:[ \xa0./()-]{0,2}\d){6,14}" + _END)
+BARE_PHONE = re.compile(_START + r"\(?\d(?:[ \xa0./()-]{0,2}\d){6,14}" + _END)
 PHONE_WORD = re.compile(
     r"\b(?:tel|tele?phone|phone|fax|mobile|mob|cell)(?:\.? ?(?:no|number))?[\s.:#]{0,3}$",
     re.IGNORECASE,
