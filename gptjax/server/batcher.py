@@ -105,6 +105,7 @@ class Batcher:
     def _run(self) -> None:
         error: Exception = Stopped("the server is shutting down")
         try:
+            self._slots.compile()
             turns = itertools.count()
             while self._admit():
                 self._drop_cancelled()

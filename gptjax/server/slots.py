@@ -50,8 +50,8 @@ class PromptScores(NamedTuple):
 
 
 class Slots:
-    """n_slots slots of `capacity` tokens each. chunk: tokens of a prompt that are read at once, while
-    the other slots wait. Raises ValueError for a capacity above the model's context."""
+    """n_slots slots of `capacity` tokens each. chunk: tokens of a prompt that are read at once, for
+    which the other slots wait. Raises ValueError for a capacity above the model's context."""
 
     def __init__(
         self, lm: inference.InferenceModel, n_slots: int, capacity: int, chunk: int = CHUNK
@@ -70,6 +70,17 @@ class Slots:
         self._n_cached = [0] * n_slots
         self._state = _empty(lm, n_slots, capacity)
         self._allowed = jax.device_put(np.ones((n_slots, config.n_vocab_padded), bool))
+
+    def compile(self) -> None:
+        """Compiles all programs, so that no request waits for it: one for each length that a piece
+        of a prompt is padded to, one for a step, one for an insert."""
+        lengths = {decode.bucket_length(n, self._chunk) for n in range(1, self._chunk + 1)}
+        for _ in range(2):  # since arrays are placed otherwise after each
+            for n in [*lengths, *lengths]:
+                self.insert(0, [0] * n, RowSampling(), share=False)
+                self.prefill(0)
+                self.generate([0])
+            self.clear(0)
 
     def insert(
         self, slot: int, prompt: Sequence[int], sampling: RowSampling, share: bool = True

@@ -60,8 +60,8 @@ def test_greedy_tokens_are_those_of_the_decoder(lm):
 
 
 def test_tokens_depend_on_the_text_and_its_settings_alone(lm):
-    """Alone in slot 0; then all at once, in other slots and in another order, while pieces of prompts
-    are read between steps."""
+    """Alone in slot 0; then at once in other slots, in another order, with prompts that are read
+    between steps."""
     settings = [
         RowSampling(temperature=0.9, top_k=(0, 9)[n % 2], presence_penalty=0.3 * n, seed=n)
         for n in range(len(PROMPTS))
@@ -146,7 +146,7 @@ def test_no_setting_compiles_a_program():
         start(engine, int(RNG.integers(3)), RNG.integers(0, 61, n).tolist(), row)
         engine.generate([0, 1], scores=bool(RNG.integers(2)))
 
-    use(RowSampling(), 20)
+    engine.compile()
     before = [program._cache_size() for program in programs]
     for _ in range(200):
         row = RowSampling(
