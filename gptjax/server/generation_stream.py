@@ -45,8 +45,8 @@ class GenerationStream:
         self._times: dict[int, float] = {}  # of each generation's last token
 
     async def submit(self) -> None:
-        """Puts all of them into the engine's queue, or none. Raises ApiError if it is full, or for
-        a request that it cannot run."""
+        """Puts them into the engine's queue. Raises ApiError if it has no room for all, or for a
+        request that it cannot run; those before it are to be canceled."""
         try:
             await concurrency.run_in_threadpool(self._submit)
         except Full:
@@ -58,19 +58,13 @@ class GenerationStream:
             raise invalid(str(error), grammar and PARAMS[grammar.kind]) from None
 
     def _submit(self) -> None:
-        try:
-            for number, request in enumerate(self._requests):
-                on_item = functools.partial(self._post, number)
-                handle = self._generator.submit(request, on_item, on_item)
-                with self._lock:
-                    self._handles.append(handle)
-                    if self._is_canceled:  # the client has gone in the meantime
-                        break
-        except BaseException:
-            self.cancel()
-            raise
-        if self._is_canceled:
-            self.cancel()
+        for number, request in enumerate(self._requests):
+            on_item = functools.partial(self._post, number)
+            handle = self._generator.submit(request, on_item, on_item)
+            with self._lock:
+                self._handles.append(handle)
+            if self._is_canceled:  # the client has gone in the meantime
+                return self.cancel()
 
     def cancel(self) -> None:
         """Ends those that still run; their slots are free for others."""

@@ -1,5 +1,6 @@
 """The server on a socket: clients that vanish, do not read, send too much, or nothing; draining."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -158,7 +159,9 @@ def test_a_drain_lets_answers_end_and_takes_no_new_ones():
         running = post(port, stream=True)
         gate.release()
         assert b"HTTP/1.1 200" in running.recv(1 << 12)
+        assert not asyncio.run(server.on_tick(1))
         server.handle_exit(signal.SIGTERM)
+        assert not asyncio.run(server.on_tick(1)), "an answer runs"
         status, body = read(post(port))
         assert status == 503 and json.loads(body)["error"]["code"] == "shutting_down"
         gate.release(10)
@@ -167,6 +170,7 @@ def test_a_drain_lets_answers_end_and_takes_no_new_ones():
             content += more
         assert content.rstrip().endswith(b"data: [DONE]\n\n\r\n0")
         running.close()
+        wait_until(lambda: asyncio.run(server.on_tick(1)))
 
 
 def test_a_drain_has_an_end():
