@@ -101,15 +101,14 @@ def main(arguments: list[str]) -> None:
         from gptjax.report import console
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
-            batcher,  # type: ignore[attr-defined]
+            batcher,
         )
 
         out = console.Console(quiet=False, vital=True)
         loaded = sample.load_model(args.model, args.assignments, out)
         engine = batcher.Batcher(
-            loaded, slots=args.slots, context=args.context, max_queue=args.max_queue
+            loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue
         )
-        engine.start()
         try:
             out.print(f"{loaded.config.name}, {loaded.description}", "bold")
             run(args, served_model(args, loaded, engine), keys, listener, out)

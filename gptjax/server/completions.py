@@ -55,7 +55,7 @@ class CompletionFormat:
                 stops=stops,
                 end_ids=end_ids,
                 logprobs=body.logprobs,
-                echo=body.echo and body.logprobs is not None,
+                echo=(body.echo and body.logprobs is not None) or body.max_tokens == 0,
                 grammar=grammar,
             )
             for prompt in prompts

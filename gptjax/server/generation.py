@@ -1,4 +1,4 @@
-"""A generation's request and what comes of it: values between the HTTP routes and the engine."""
+"""Requests for generations and what comes of them: the values between HTTP routes and engine."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -78,11 +78,10 @@ class TokenScore:
 class Piece:
     """What has come since the last piece. text: whole characters, without any part of a stop
     string; "" if none is certain yet. scores: of the tokens since, where the request has
-    logprobs or echo. Those of the prompt come in the first piece. An end token, though no part of
-    the text, has one too: lm-evaluation-harness takes the last score after an echoed prompt for
-    that of the new token. n_tokens: new tokens since, an end token included. finish_reason: how it
-    ended, in the last piece: at a stop string or end token, or at max_tokens;
-    else None.
+    logprobs or echo. Those of the prompt come in the first piece. An end token has one, too,
+    though it is no part of the text: lm-evaluation-harness takes the last score after an echoed
+    prompt for that of the new token. n_tokens: new tokens since. finish_reason: how it ended, in
+    the last piece: at a stop string or end token, or at max_tokens; else None.
     """
 
     text: str = ""

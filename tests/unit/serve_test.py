@@ -20,17 +20,14 @@ from gptjax import sample, serve  # noqa: E402
 PROGRAM = """
 import sys, types
 from gptjax import sample, serve
+from gptjax.server import batcher
 from tests import fake_generator
 class Batcher(fake_generator.FakeGenerator):
-    def __init__(self, loaded, slots, context, max_queue):
-        super().__init__(n_ctx=context, max_live=slots + max_queue)
-    def start(self):
-        print("started", flush=True)
+    def __init__(self, lm, tokenizer, n_slots, capacity, max_queue):
+        super().__init__(n_ctx=capacity, max_live=n_slots + max_queue)
     def close(self):
         print("closed", flush=True)
-batcher = types.ModuleType("gptjax.server.batcher")
 batcher.Batcher = Batcher
-sys.modules[batcher.__name__] = batcher
 model = types.SimpleNamespace(
     config=types.SimpleNamespace(name="tiny"), description="step 3", digest="0" * 16,
     tokenizer=fake_generator.TOKENIZER, chat_template=fake_generator.Template(),
