@@ -52,8 +52,8 @@ $(VENV)/installed: requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-curation.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-curation.txt
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-curation.txt requirements-serve.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-curation.txt -r requirements-serve.txt
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt

@@ -260,15 +260,15 @@ class _Generation:
         if self.request.max_tokens == 0:  # the prompt was only scored
             self._give(Piece("", tuple(self._scores), 0, "length"))
             return True
-        if token in self.request.end_ids:
-            self._end("stop", 0)
-            return True
         if self.request.logprobs is not None:
             self._scores.append(
                 self._score(
                     token, float(scores.token_B[row]), scores.ids_BK[row], scores.logprobs_BK[row]
                 )
             )
+        if token in self.request.end_ids:
+            self._end("stop", 0)
+            return True
         self.n_tokens += 1
         text = self._text.add([token])
         if self._text.is_stopped or self.n_tokens == self.request.max_tokens:

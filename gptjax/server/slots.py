@@ -68,19 +68,21 @@ class Slots:
         self._n_read = [0] * n_slots
         self._ring = min(count.cache_slots(p, capacity) for p in config.attention)
         self._n_cached = [0] * n_slots
-        self._state = _empty(lm, n_slots, capacity)
+        # Placed on the model's devices as what programs return, so that each is compiled once.
+        mesh = jax.tree.leaves(lm.params)[0].sharding.mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._state = jax.device_put(_empty(lm, n_slots, capacity), everywhere)
         self._allowed = jax.device_put(np.ones((n_slots, config.n_vocab_padded), bool))
 
     def compile(self) -> None:
         """Compiles all programs, so that no request waits for it: one for each length that a piece
         of a prompt is padded to, one for a step, one for an insert."""
         lengths = {decode.bucket_length(n, self._chunk) for n in range(1, self._chunk + 1)}
-        for _ in range(2):  # since arrays are placed otherwise after each
-            for n in [*lengths, *lengths]:
-                self.insert(0, [0] * n, RowSampling(), share=False)
-                self.prefill(0)
-                self.generate([0])
-            self.clear(0)
+        for n in lengths:
+            self.insert(0, [0] * n, RowSampling(), share=False)
+            self.prefill(0)
+            self.generate([0])
+        self.clear(0)
 
     def insert(
         self, slot: int, prompt: Sequence[int], sampling: RowSampling, share: bool = True
