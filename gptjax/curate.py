@@ -38,8 +38,7 @@ def main(arguments: list[str]) -> None:
     """Runs the program."""
     own, of_train = cli.split_at_dashes(arguments)
     args = make_parser().parse_args(own)
-    if args.out is None:
-        raise ValueError("give the directory of the result with --out=DIR")
+    check_flags(args)
     if args.mode == "report":
         return write_report(args.out, args.train_tokens)
     if args.explain is not None:
@@ -79,9 +78,10 @@ def main(arguments: list[str]) -> None:
         curation = pipeline.Pipeline(recipe, args.out, work, out.print)
         totals = curation.run(until, _load_tasks)
         out.print(format_totals(totals))
-        if n_damaged := totals[0].ledger.notes.get(read_files.READ_TO_DAMAGE, 0):
+        if damaged := read_files.damaged_files(totals[0].ledger):
             out.warn(
-                f"{n_damaged:,} damaged files were read to the damage, as read.damaged=keep says"
+                f"read to the damage, as read.damaged=keep says: {len(damaged):,} files "
+                f"({', '.join(damaged[:MAX_REASONS])}{', ...' * (len(damaged) > MAX_REASONS)})"
             )
         if until is not None:
             out.print(f"stopped after {totals[-1].name}; without --until the same command goes on")
@@ -89,9 +89,26 @@ def main(arguments: list[str]) -> None:
         manifest = pipeline.manifest(recipe, totals, curation.tasks)
         settings = finish(recipe, totals, manifest, args.out, args.workers, out)
     if trains:
-        train.main([*of_train, *(f"--set={setting}" for setting in settings)])
+        train.main([*(f"--set={setting}" for setting in settings), *of_train])
     else:
         out.print(f"train on it:\n  python -m gptjax.train --config=NAME {cli.set_flags(settings)}")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that are missing, or of another mode."""
+    if args.out is None:
+        raise ValueError("give the directory of the result with --out=DIR")
+    is_run = args.mode == "run" and args.explain is None
+    other = {"input": args.input, "without": args.without, "until": args.until}
+    other |= {"recipe": args.recipe, "set": args.assignments}
+    given = [name for name, value in other.items() if value]
+    if given and not is_run:
+        raise ValueError(
+            f"--{given[0]} is of no use with {'report' if args.explain is None else '--explain'}: "
+            "give --out alone, the directory of a run"
+        )
+    if args.train_tokens is not None and args.mode != "report":
+        raise ValueError("--train_tokens is for the page: python -m gptjax.curate report --out=DIR")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -323,6 +340,12 @@ def finish(
             }
             for path, shards in manifests.items()
         }
+        if not any(counts["validation"]["documents"] for counts in manifest["shards"].values()):
+            out.warn(
+                f"no document is held out by validation={recipe.validation!r}, without which "
+                f"training stops: delete {directory / 'shards'} and give another, as "
+                "--set 'validation=ByDocument(fraction=0.1)'"
+            )
         sources = [
             data.Shards(path=str(path), weight=text.weight) for path, text in shard_dirs.items()
         ]

@@ -293,10 +293,11 @@ def load_tasks(
     generated: bool = True,
 ) -> list[Any]:
     """Returns the tasks with their items; prints a line for each without data. Raises ValueError if
-    no task is left.
+    no task is left, or data that are there cannot be read.
 
-    names: separated by commas; None: all. generated: whether tasks that are not named may be such
-    as are made from a seed, whose items are in no corpus.
+    names: separated by commas; None: all, and those of your own files in data_dir. generated:
+    whether tasks that are not named may be such as are made from a seed, whose items are in no
+    corpus.
     """
     from gptjax.evals import contamination, registry, task_data
 
@@ -304,9 +305,9 @@ def load_tasks(
     by_name = (
         registry.get_tasks([name.strip() for name in names.split(",")], folder)
         if names
-        else registry.all_tasks()
+        else {**registry.all_tasks(), **registry.own_tasks(folder)}
     )
-    task_texts = []
+    task_texts, left_out = [], []
     for task in {task.name: task for task in by_name.values()}.values():
         task = dataclasses.replace(task, protocol=dataclasses.replace(task.protocol, words=words))
         task_splits = select_splits(task)
@@ -320,15 +321,14 @@ def load_tasks(
                     lambda t, p, s: task_data.load_rows(t, p, s, data_dir, tfds_dir, seed),
                 )
             )
-        except ValueError as error:
-            status, line = errors.classify_error(error)
-            if status != 2:
-                raise
-            print(f"left out: {line}")
+        except task_data.NoData as error:
+            left_out.append(error)
     if not task_texts:
         raise ValueError(
-            "no task has data: give --task_data=DIR with TASK.jsonl, or --tfds_dir=DIR"
+            "no task has data: give a folder with TASK.jsonl as task_data, or TFDS' as tfds_dir"
         )
+    for error in left_out:
+        print(f"left out: {errors.one_line(str(error))}")
     return task_texts
 
 

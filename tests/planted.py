@@ -13,6 +13,9 @@ SECRETS = {
         "o\u2019brien@x.ie",
         "\uff4a\uff41\uff4e\uff45\uff20example.com",  # full width
         "a@b.co",
+        "r&d@example.com",
+        "jane@example.xn--p1ai",
+        "\u0438\u0432\u0430\u043d2@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444",
     ],
     "phone": [
         "+49 (0)30 1234-567",

@@ -2,6 +2,7 @@
 stages. Values only.
 """
 
+import datetime
 import graphlib
 import re
 from typing import Annotated, Literal
@@ -72,6 +73,14 @@ class LinkedPages:
     corpora: Names = ()
     """Data sets that it applies to; (): all."""
 
+    def __post_init__(self):
+        try:
+            datetime.date.fromisoformat(self.before or "2000-01-01")
+        except ValueError:
+            raise ValueError(
+                f"LinkedPages.before={self.before!r}: give a day, as 2018-01-01, or None"
+            ) from None
+
 
 @record
 class WithoutDomains:
@@ -119,6 +128,14 @@ class QualityRules:
     corpora: Names = ()
     """Data sets that it applies to; (): all."""
 
+    def __post_init__(self):
+        for name in ("words", "word_length"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(
+                    f"QualityRules.{name}={(low, high)}: give the least, then the greatest"
+                )
+
 
 @record
 class QualityClassifier:
@@ -156,7 +173,7 @@ class ExactDuplicates:
 
     by: Literal["text", "url"] = "text"
     """What is compared. Text: white space apart; URL: without scheme, www., fragment and a slash at
-    the end."""
+    the end, hosts in punycode and characters escaped alike."""
 
 
 @record
@@ -165,13 +182,18 @@ class FuzzyDuplicates:
     similarity of the pairs that it finds.
 
     GPT-3 (Appendix A) used Spark's MinHashLSH with 10 hashes, of which one equal hash makes a pair:
-    bands=10, rows=1.
+    bands=10, rows=1. Of documents of similarity s a share of 1 - (1 - s^rows)^bands is compared:
+    65% of those of 0.1, so that work grows with the square of the number of documents that have
+    some text in common, as a license or a menu. bands=14, rows=8 (datatrove's) compare 92% of those
+    of 0.8 and 0.1% of those of 0.3.
+
+    Memory: 16 bytes for each pair of duplicates, whose number is the square of that of copies;
+    with Spark also all sets that agree in a band, 4 bytes a shingle.
     """
 
     shingle: Annotated[int, Bounds(1, 100)] = 5
     """Words in sequence of which a document is a set [chosen]. GPT-3 used the classifier's single
-    words: with 1 most pairs of English texts agree in one of ten hashes and must be compared, so
-    that the work grows with the square of their number."""
+    words, of which any two English texts have some in common."""
     bands: Annotated[int, Bounds(1, 1000)] = 10
     """Number of bands; documents that agree in all hashes of one are compared."""
     rows: Annotated[int, Bounds(1, 100)] = 1

@@ -1,10 +1,11 @@
-"""The @record decorator: frozen, keyword-only dataclasses whose numbers are checked
-against bounds.
+"""The @record decorator: frozen, keyword-only dataclasses whose numbers are checked against bounds,
+and whose words against those that there are.
 """
 
 import dataclasses
 import functools
 import numbers
+import types
 import typing
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -39,10 +40,11 @@ Steps = Annotated[int, Bounds(1, 10**15)]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only dataclass that checks its numbers on construction,
-    before the class's own __post_init__.
+    """Class decorator: a frozen, keyword-only dataclass that checks its numbers and words on
+    construction, before the class's own __post_init__.
 
-    Raises a one-line ValueError for a number of the wrong type or outside its Bounds.
+    Raises a one-line ValueError for a number of the wrong type or outside its Bounds, and for a
+    word that is none of its Literal, alone or in a tuple.
     """
     post_init = cls.__dict__.get("__post_init__")
 
@@ -81,8 +83,40 @@ def number_fields(cls: type) -> dict[str, tuple[type, Bounds, bool]]:
     return fields
 
 
+@functools.cache
+def _word_fields(cls: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
+    """Returns the fields of a record that are words by name: (the words that there are, whether the
+    field is a tuple of them)."""
+    fields = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        is_tuple = typing.get_origin(hint) is tuple
+        options = typing.get_args(hint) if is_tuple or _is_union(hint) else (hint,)
+        literals = [option for option in options if typing.get_origin(option) is typing.Literal]
+        others = {*options} - {*literals, ..., type(None)}
+        if literals and not others:
+            words = [word for literal in literals for word in typing.get_args(literal)]
+            has_none = type(None) in options
+            fields[name] = (*words, *((None,) if has_none else ())), is_tuple
+    return fields
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
 def _check(node: Any) -> None:
-    """Raises ValueError for the first number field that is not allowed."""
+    """Raises ValueError for the first number or word that is not allowed."""
+    for name, (words, is_tuple) in _word_fields(type(node)).items():
+        value = getattr(node, name)
+        if (
+            is_tuple
+            and not isinstance(value, tuple)
+            or any(word not in words for word in (value if is_tuple else (value,)))
+        ):
+            raise ValueError(
+                f"{type(node).__name__}.{name}={parse.quote(value)}: give "
+                f"{'a tuple of ' if is_tuple else ''}{', '.join(map(str, words))}"
+            )
     for name, (kind, bounds, optional) in number_fields(type(node)).items():
         value: Any = getattr(node, name)
         fits = (

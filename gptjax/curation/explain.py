@@ -43,7 +43,7 @@ def stage_folders(directory: pathlib.Path) -> list[pathlib.Path]:
 def _search(path: pathlib.Path, wanted: str) -> Iterator[tuple]:
     """The rows of a file with the id or URL, or of pieces of such a document: number, id, URL, and
     of a file of what was dropped reason and detail."""
-    is_piece = re.compile(re.escape(wanted) + r"(/\d+)+").fullmatch
+    is_piece = re.compile(re.escape(wanted) + r"(, piece \d+)+").fullmatch
     names = parts.DROPPED_SCHEMA.names[:5] if ".dropped." in path.name else parts.SCHEMA.names[:3]
     for row in parts.read_rows(path, names):
         if wanted in (row[1], row[2]) or is_piece(row[1]):

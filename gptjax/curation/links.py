@@ -9,6 +9,9 @@ import datetime
 import hashlib
 import pathlib
 import re
+import string
+import unicodedata
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,20 +24,62 @@ from gptjax.data.sources import compression, files
 from gptjax.runtime import checksums
 
 URL = re.compile(r"(?:(?:([a-z][a-z0-9+.-]*):)?//)?([^/?#]*)([^?#]*)(\?[^#]+)?", re.IGNORECASE)
+HOST = re.compile(r"(.*?)\.?(:\d*)?", re.DOTALL)  # name, port
 DOMAIN = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+RESERVED = "/:?#[]@!$&'()*+,;="  # RFC 3986, section 2.2: not the same if escaped
+UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
+ESCAPE = re.compile("%([0-9A-Fa-f]{2})?")
+PLAIN = re.compile(f"[{re.escape(RESERVED + ''.join(sorted(UNRESERVED)))}]*")
 
 
 def normalize_url(url: str) -> str:
     """Returns what is the same of URLs that differ only in scheme, www., default port, upper case
-    of the host, a slash at the end of the path, and fragment; "" for ""."""
+    of the host and a dot at its end, punycode, characters that are escaped or not (RFC 3986,
+    section 6.2.2), a slash at the end of the path, and fragment; "" for ""."""
     match = URL.match(url.strip())
     assert match is not None  # all parts may be empty
     scheme, host, path, query = match.groups("")
-    host = host.lower()
-    if scheme.lower() in DEFAULT_PORTS:
-        host = host.removesuffix(DEFAULT_PORTS[scheme.lower()])
-    return host.removeprefix("www.") + path.removesuffix("/") + query
+    name, port = _split_host(host)
+    if port in (":", DEFAULT_PORTS.get(scheme.lower())):
+        port = ""
+    path = _normalize_escapes(path).removesuffix("/")
+    return name.removeprefix("www.") + port + path + _normalize_escapes(query)
+
+
+def _split_host(host: str) -> tuple[str, str]:
+    """Returns name and port of a host, as ("xn--bcher-kva.de", ":8080")."""
+    match = HOST.fullmatch(host)
+    assert match is not None
+    return _ascii_name(urllib.parse.unquote(match[1])), match[2] or ""
+
+
+def _ascii_name(name: str) -> str:
+    """Returns a name of the internet in lower case, with punycode (RFC 3492) for what is not
+    ASCII."""
+    if name.isascii():
+        return name.lower()
+    name = unicodedata.normalize("NFKC", name).lower().replace("。", ".")
+    return ".".join(
+        # one of over 63 is no name, and would take long
+        label if label.isascii() or len(label) > 63 else f"xn--{label.encode('punycode').decode()}"
+        for label in name.split(".")
+    )
+
+
+def _normalize_escapes(part: str) -> str:
+    """Returns a path or query with all characters escaped that must be, and no others."""
+    if PLAIN.fullmatch(part):
+        return part
+    quoted = urllib.parse.quote(part, safe=f"{RESERVED}%", errors="surrogatepass")
+    return ESCAPE.sub(_normalize_escape, quoted)
+
+
+def _normalize_escape(match: re.Match[str]) -> str:
+    if not match[1]:
+        return "%25"
+    character = chr(int(match[1], 16))
+    return character if character in UNRESERVED else match[0].upper()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +160,7 @@ def _timestamp(day: str | None) -> float:
     """The beginning of a day (UTC) in seconds; infinity for None."""
     if day is None:
         return float("inf")
-    try:
-        date = datetime.date.fromisoformat(day)
-    except ValueError:
-        raise ValueError(
-            f"LinkedPages(before={day!r}): that is no day; give one as 2018-01-01, or None"
-        ) from None
+    date = datetime.date.fromisoformat(day)
     return datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.UTC).timestamp()
 
 
@@ -180,12 +220,12 @@ def drop_domains(rule: WithoutDomains) -> StageFn:
                 f"WithoutDomains(domains={rule.domains!r}): {domain!r} is no domain; give domains "
                 "as wikipedia.org"
             )
-    endings = tuple(f".{domain.lower()}" for domain in rule.domains)
+    endings = tuple(f".{_ascii_name(domain)}" for domain in rule.domains)
 
     def stage(page: Page) -> Page | Dropped:
         match = URL.match(page.url.strip())
         assert match is not None
-        host = match[2].lower().rpartition("@")[2].partition(":")[0]
+        host, _ = _split_host(match[2].rpartition("@")[2])
         return Dropped("excluded domain", host) if f".{host}".endswith(endings) else page
 
     return stage

@@ -10,6 +10,7 @@ with probability 1 - (1 - s^r)^b. Spark's MinHashLSH, which GPT-3 used with 10 h
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -178,8 +179,8 @@ def compare_group(
     numbers: ascending."""
     if len(numbers) == 2:  # the usual case, which this is quicker for
         common = len(np.intersect1d(sets[0], sets[1], assume_unique=True))
-        is_pair = common >= least_similarity * (len(sets[0]) + len(sets[1]) - common)
-        yield numbers[None][: int(is_pair)]
+        similarity = _similarity(common, len(sets[0]), len(sets[1]))
+        yield numbers[None][: int(0 < similarity >= least_similarity)]
         return
     for i in range(0, len(numbers), BLOCK):
         for j in range(i, len(numbers), BLOCK):
@@ -201,7 +202,13 @@ def jaccard(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, Array, Array
     )
     common = (rows[: len(a)] @ rows[len(a) :].T).tocoo()
     i, j = common.coords
-    return i, j, common.data / (lengths[i] + lengths[len(a) + j] - common.data)
+    return i, j, _similarity(common.data, lengths[i], lengths[len(a) + j])
+
+
+def _similarity(common: Any, n_a: Any, n_b: Any) -> Any:
+    """Returns the Jaccard similarity of sets of n_a and n_b elements, as a quotient that is rounded
+    once: the same float as the decimal that a user writes, if it is equal to that."""
+    return common / (n_a + n_b - common)
 
 
 def clusters(pairs: Array) -> Array:

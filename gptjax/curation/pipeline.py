@@ -6,6 +6,7 @@ ledgers, what was dropped and why, what was learned of all pages, and stage.json
 made it. text/NAME/ has the parts that are left of each data set.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -25,6 +26,7 @@ from gptjax.runtime import atomic, checksums, job_dir
 Array = np.ndarray
 # That decide what is kept.
 PACKAGES = ("numpy", "scipy", "pyarrow", "fastwarc", "resiliparse", "py3langid", "mmh3")
+OPTIONAL_PACKAGES = ("trafilatura", "lxml", "aiohttp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +79,13 @@ class Pipeline:
             )
         if missing:
             print_line(f"left out, since no path is given: {', '.join(missing)}")
+        for stage in recipe.stages:
+            if isinstance(stage, config.QualityClassifier):
+                check_classes(stage, missing)
         for corpus in recipe.corpora:
             if corpus.path is not None:
+                _check_apart(directory, corpus)
                 self._files[corpus.name], remark = input_files.list_files(corpus)
-                for file in self._files[corpus.name]:
-                    if directory.resolve() in pathlib.Path(file.path).resolve().parents:
-                        raise ValueError(
-                            f"--out={directory} lies among the files of {corpus.name}, which would "
-                            "be read again as its input: give another"
-                        )
                 if remark:
                     print_line(f"{corpus.name}: {remark}")
 
@@ -107,7 +107,8 @@ class Pipeline:
         record: dict[str, Any] = {
             "stage": _fields(self._recipe.read, "damaged"),
             "data sets": {
-                corpus.name: f"{self._places[corpus.name]}: {_fields(corpus, 'name', 'weight')}"
+                corpus.name: f"number {self._places[corpus.name]}, "
+                + ", ".join(f"{k} {v}" for k, v in _fields(corpus, "name", "weight").items())
                 for corpus in self._recipe.corpora
                 if corpus.path is not None
             },
@@ -142,15 +143,14 @@ class Pipeline:
                 recipe.read,
                 folder / f"{corpus.name}-{group[0].number:07d}",
                 recipe.part_bytes,
-                _digest(repr((recipe.read, record["data sets"], corpus.name, group))),
+                _digest(repr((record["stage"], record["data sets"], corpus.name, group))),
             )
             for corpus in recipe.corpora
             if corpus.path is not None
             for group in input_files.group_files(self._files[corpus.name], recipe.part_bytes)
         ]
         results = self._run_tasks(name, read_files.read_task, tasks)
-        if any(corpus.id_field is not None for corpus in recipe.corpora):
-            check_ids([part for result in results for part in result.parts])
+        self._check_ids(results)
         return self._finish(name, [task.corpus.name for task in tasks], results)
 
     def _run_stage(
@@ -161,6 +161,7 @@ class Pipeline:
         _claim(folder, record)
         learned = folder / "learned"
         if not _is_learned(learned):
+            (self._directory / "manifest.json").unlink(missing_ok=True)
             learned.mkdir(exist_ok=True)
             atomic.remove_partial(learned)
             ngrams = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.tasks.values()]))
@@ -176,6 +177,8 @@ class Pipeline:
         tasks = [stages.StageTask(stage, part, folder, self._recipe.seed, key) for part in before]
         results = self._run_tasks(name, stages.apply_stage, tasks)
         totals = self._finish(name, [part.corpus for part in before], results)
+        if isinstance(stage, config.Decontaminate):  # which gives its pieces ids
+            self._check_ids(results)
         n_before = sum(part.documents for part in before)
         if totals.ledger.read[0] != n_before:
             raise ValueError(
@@ -190,10 +193,13 @@ class Pipeline:
         """Runs the tasks whose result is not there yet; returns the results of all."""
         folder = self._directory / name
         atomic.remove_partial(folder)
-        results = {
-            task.result_path: parts.load_result(task.result_path, task.key) for task in tasks
-        }
+        results: dict[pathlib.Path, parts.Result | None] = {}
+        for task in tasks:
+            found_results = (parts.load_result(task.result_path, key) for key in task.keys)
+            results[task.result_path] = next(filter(None, found_results), None)
         todo = [task for task in tasks if results[task.result_path] is None]
+        if todo:  # what a finished run says is no longer so
+            (self._directory / "manifest.json").unlink(missing_ok=True)
         for task, result in zip(todo, self._engine.map(fn, todo, name), strict=True):
             results[task.result_path] = result
         found = [result for result in results.values() if result is not None]
@@ -206,6 +212,11 @@ class Pipeline:
                 path.unlink()
         atomic.remove_partial(folder)  # of workers that outlived a killed start for a moment
         return found
+
+    def _check_ids(self, results: Sequence[parts.Result]) -> None:
+        """Raises ValueError if two documents have the same id, where the data set gives them."""
+        if any(corpus.id_field is not None for corpus in self._recipe.corpora):
+            check_ids([part for result in results for part in result.parts])
 
     def _finish(
         self, name: str, corpora: Sequence[str], results: Sequence[parts.Result]
@@ -226,12 +237,34 @@ class Pipeline:
         return StageTotals(name, ledgers, [part for result in results for part in result.parts])
 
 
+def check_classes(stage: config.QualityClassifier, missing: Sequence[str]) -> None:
+    """Raises ValueError if a classifier has nothing to learn one of its classes from. missing: data
+    sets without a path."""
+    for kind, names in (("positives", stage.positives), ("negatives", stage.negatives)):
+        if {*names} <= {*missing}:
+            raise ValueError(
+                f"quality_classifier has no {kind}: give a path to {' or '.join(names)}, as "
+                f"--input={names[0]}=PATH, or leave the stage out with --without=quality_classifier"
+            )
+
+
+def _check_apart(directory: pathlib.Path, corpus: config.Corpus) -> None:
+    """Raises ValueError if the result would lie among the files of a data set."""
+    folder = pathlib.Path((corpus.path or "").partition("**")[0]).resolve()
+    if folder.is_dir() and folder in (directory.resolve(), *directory.resolve().parents):
+        raise ValueError(
+            f"--out={directory} lies among the files of {corpus.name}, and would be read as its "
+            "input: give another"
+        )
+
+
 def _claim(folder: pathlib.Path, record: dict[str, Any]) -> None:
     """Writes the record of a stage. Raises ValueError if the folder is of another."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "stage.json"
     if path.exists():
-        job_dir.check_same(folder, checksums.read(path), record)
+        advice = "delete it, the stages after it and shards/, or give another --out"
+        job_dir.check_same(folder, checksums.read(path), record, advice)
     else:
         checksums.save(path, record)
 
@@ -299,8 +332,7 @@ def manifest(
         "tasks": sorted(tasks),
         "weights": {corpus.name: corpus.weight for corpus in recipe.corpora},
         "alpha": next(iter(alphas), None),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-        | {"gptjax": __version__, "python": platform.python_version()},
+        "versions": _versions() | {"gptjax": __version__, "python": platform.python_version()},
         "stages": {
             stage.name: {name: ledger.to_json() for name, ledger in stage.ledgers.items()}
             for stage in totals
@@ -308,6 +340,15 @@ def manifest(
         "parts": {f"{part.corpus}/{part.path.name}": part.digest for part in totals[-1].outputs},
         "shards": {},
     }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of packages that decide what is kept."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in OPTIONAL_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def link_text(totals: StageTotals, folder: pathlib.Path) -> None:

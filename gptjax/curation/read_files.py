@@ -18,7 +18,7 @@ from gptjax.data import unicode
 from gptjax.data.sources import compression, file_listing
 from gptjax.runtime import checksums
 
-READ_TO_DAMAGE = "files read to their damage"  # a note of the ledger
+READ_TO_DAMAGE = "read to its damage: "  # and the name of a file: a note of the ledger
 HTML_FORMATS = (".warc", ".html")
 
 
@@ -44,6 +44,11 @@ class ReadTask:
         """File of the result."""
         return self.stem.with_name(f"{self.stem.name}.ledger.json")
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of results that may be taken: of undamaged files, and of damaged ones."""
+        return (self.key, f"{self.key} damaged")[: 1 + (self.rule.damaged == "keep")]
+
 
 @dataclasses.dataclass(frozen=True)
 class RawDocument:
@@ -56,6 +61,15 @@ class RawDocument:
     content: str | bytes | Dropped
     size: int
     charset: str | None = None
+
+
+def damaged_files(ledger: parts.Ledger) -> list[str]:
+    """Returns the names of the files that were read to their damage."""
+    return sorted(
+        note.removeprefix(READ_TO_DAMAGE)
+        for note in ledger.notes
+        if note.startswith(READ_TO_DAMAGE)
+    )
 
 
 def read_task(task: ReadTask) -> parts.Result:
@@ -84,7 +98,7 @@ def read_task(task: ReadTask) -> parts.Result:
             digest = checksums.file_digest(path)
             written.append(parts.Part(task.corpus.name, path, n_documents, n_bytes, digest))
     result = parts.Result(ledger, written)
-    parts.save_result(task.result_path, task.key, result)
+    parts.save_result(task.result_path, task.keys[1 if ledger.notes else 0], result)
     return result
 
 
@@ -123,7 +137,7 @@ def _read_pages(
                     f"{file.path} is damaged or cut short ({error}): fetch it again, or keep what "
                     "is before the damage with read.damaged=keep"
                 ) from None
-            ledger.notes[READ_TO_DAMAGE] = ledger.notes.get(READ_TO_DAMAGE, 0) + 1
+            ledger.notes[READ_TO_DAMAGE + file.name] = 1
 
 
 def read_documents(
@@ -188,9 +202,13 @@ def _read_jsonl(stream: BinaryIO, corpus: Corpus, rule: ReadPages) -> Iterator[R
 def _document_of_record(record: dict[str, Any], corpus: Corpus, size: int) -> RawDocument:
     """The document of a JSON object, or of a row."""
     url = record[corpus.url_field] if corpus.url_field in record else ""
-    content: str | Dropped = Dropped(f"no string {corpus.field!r}", f"it has {', '.join(record)}")
-    if corpus.field in record and isinstance(record[corpus.field], str):
+    content: str | Dropped = Dropped(f"no {corpus.field!r}", f"it has {', '.join(record)}")
+    if corpus.field in record:
         content = record[corpus.field]
+        if not isinstance(content, str):
+            content = Dropped(
+                f"{corpus.field!r} is no string", f"it is {parse.quote(record[corpus.field])}"
+            )
     own_id = ""
     if corpus.id_field is not None:
         value = record[corpus.id_field] if corpus.id_field in record else None

@@ -164,7 +164,8 @@ class PageCutter:
         if not texts:
             return Dropped("short pieces between matches with tasks")
         return [
-            Page(page.number + n, f"{page.id}/{n}", page.url, text) for n, text in enumerate(texts)
+            Page(page.number + n, f"{page.id}, piece {n}", page.url, text)
+            for n, text in enumerate(texts)
         ]
 
 

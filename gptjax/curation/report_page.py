@@ -24,14 +24,14 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  #
 @dataclasses.dataclass(frozen=True)
 class CorpusSummary:
     """What is left of a data set. lengths: characters of its documents, in groups of a tenth of a
-    decade. samples: beginnings of documents. tokens: to train on; None without shards. weight: its
-    share of training rows.
+    decade. samples: beginnings of documents. tokens: of training and of validation; None without
+    shards. weight: its share of training rows.
     """
 
     name: str
     documents: int
     text_bytes: int
-    tokens: int | None
+    tokens: tuple[int, int] | None
     weight: float
     lengths: np.ndarray
     samples: list[tuple[str, str]]
@@ -39,12 +39,14 @@ class CorpusSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A finished curation. stages: name -> the ledger of all data sets. dropped: (stage, reason,
-    documents, bytes, a few (id, beginning)), in order of stage and number.
+    """A finished curation. tasks: whose n-grams were removed. stages: name -> the ledger of all
+    data sets. dropped: (stage, reason, documents, bytes, a few (id, beginning)), in order of stage
+    and number.
     """
 
     name: str
     recipe: str
+    tasks: list[str]
     versions: dict[str, str]
     stages: dict[str, parts.Ledger]
     corpora: list[CorpusSummary]
@@ -71,12 +73,15 @@ def read_report(directory: pathlib.Path) -> Report:
         ledger = parts.Ledger.from_json(record)
         lengths, samples = _read_texts(sorted((directory / "text" / name).glob("*.parquet")))
         shards = manifest["shards"]
-        tokens = shards[name]["train"]["tokens"] if name in shards else None
+        tokens = None
+        if name in shards:
+            tokens = tuple(shards[name][split]["tokens"] for split in ("train", "validation"))
         weight = manifest["weights"][name]
         corpora.append(CorpusSummary(name, *ledger.written, tokens, weight, lengths, samples))
     return Report(
         manifest["name"],
         manifest["recipe"],
+        manifest["tasks"],
         manifest["versions"],
         stages,
         corpora,
@@ -153,27 +158,23 @@ def corpus_rows(
     many as there are. Epochs are how often a run reads a data set, as in GPT-3's Table 2.2.
     """
     total_weight = sum(corpus.weight for corpus in report.corpora)
-    total = train_tokens or sum(corpus.tokens or 0 for corpus in report.corpora)
-    head = (
-        "data set",
-        "documents",
-        "text",
-        "tokens",
-        "share of rows",
-        f"epochs at {units.si(total)}",
-    )
+    total = train_tokens or sum(corpus.tokens[0] for corpus in report.corpora if corpus.tokens)
+    head = ("data set", "documents", "text", "tokens to train on", "to validate", "share of rows")
+    if total:
+        head += (f"epochs at {units.si(total)}",)
     rows = []
     for corpus in report.corpora:
         share = corpus.weight / total_weight
-        epochs = f"{share * total / corpus.tokens:.2f}" if corpus.tokens else ""
+        n_train, n_validation = corpus.tokens or (0, 0)
+        epochs = f"{share * total / n_train:.2f}" if n_train else ""
         rows.append(
             (
                 corpus.name,
                 f"{corpus.documents:,}",
                 units.human_bytes(corpus.text_bytes),
-                f"{corpus.tokens:,}" if corpus.tokens is not None else "",
+                *(f"{n:,}" if corpus.tokens else "" for n in (n_train, n_validation)),
                 f"{share:.1%}",
-                epochs,
+                *([epochs] if total else []),
             )
         )
     return head, rows
@@ -245,7 +246,9 @@ def plot_keep_rate(notes: dict[str, int], alpha: float) -> bytes:
     )
     groups = np.array(keep_rates(notes))
     rate = groups[:, 2] / groups[:, 1]
-    error = np.sqrt(np.maximum(rate * (1 - rate), 1 / groups[:, 1]) / groups[:, 1])
+    # of the rule's own rate, since that of few pages is 0 or 1
+    expected = classifier.keep_probability(groups[:, 0], alpha)
+    error = np.sqrt(expected * (1 - expected) / groups[:, 1])
     axes.errorbar(
         groups[:, 0],
         rate,
@@ -254,8 +257,9 @@ def plot_keep_rate(notes: dict[str, int], alpha: float) -> bytes:
         ms=4,
         color=COLORS[0],
         capsize=3,
-        label="pages kept, with two standard errors",
+        label="pages kept, and two standard errors of the rule",
     )
+    axes.set_ylim(-0.04, 1.04)
     axes.set_xlabel("score of the classifier", color=loss_plot.INK)
     axes.set_ylabel("share kept", color=loss_plot.INK)
     return _png(figure, axes)
@@ -306,6 +310,9 @@ def render_html(report: Report, train_tokens: float | None) -> str:
         blocks.append(f"<h3>{html_page.escape(stage)}: {html_page.escape(reason)}</h3>")
         blocks += [_quote(*sample) for sample in samples]
     recipe = html_page.escape(f"{report.recipe}\n{report.versions}")
+    if report.tasks:
+        tasks = html_page.escape(", ".join(report.tasks))
+        blocks.append(f"<h2>Tasks whose n-grams were removed</h2><p>{tasks}</p>")
     blocks.append(f"<h2>Recipe</h2><blockquote>{recipe}</blockquote>")
     return html_page.page(f"curation {report.name}", blocks)
 
@@ -318,6 +325,8 @@ def _quote(title: str, text: str) -> str:
 def render_card(report: Report) -> str:
     """Returns README.md: the data card."""
     documents = sum(corpus.documents for corpus in report.corpora)
+    tasks = [f"N-grams of these tasks were removed: {', '.join(report.tasks)}.", ""]
+    tasks = tasks if report.tasks else []
     head = {
         "pretty_name": report.name,
         "task_categories": ["text-generation"],
@@ -349,6 +358,7 @@ def render_card(report: Report) -> str:
         "",
         *(f"- {stage}: {reason}, {n:,} documents" for stage, reason, n, _, _ in report.dropped),
         "",
+        *tasks,
         "## Recipe",
         "",
         f"```\n{report.recipe}\n```",

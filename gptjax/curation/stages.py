@@ -52,6 +52,11 @@ class StageTask:
         """File of the result."""
         return self.folder / f"{self.part.name}.ledger.json"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of results that may be taken."""
+        return (self.key,)
+
 
 def apply_stage(task: StageTask) -> parts.Result:
     """Reads a part, writes what a stage keeps of it, and its ledger. Raises a one-line ValueError

@@ -23,6 +23,7 @@ from gptjax.data.sources.compression import CorruptFile
 HEADER_BYTES = 2**16  # of a record's header, and of the HTTP header
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 MIME_TYPES = {"response": HTML_TYPES, "resource": HTML_TYPES, "conversion": ("text/plain",)}
+BLANK_LINES = (b"\r\n", b"\n")
 NO_PAGES = ("warcinfo", "request", "metadata", "revisit", "continuation")
 LENGTH = re.compile(r"[0-9]{1,18}")
 END_OF_HTTP_HEADER = re.compile(rb"\r?\n\r?\n")
@@ -31,6 +32,8 @@ MIME_TYPE = re.compile(r"\s*([\w.+-]+/[\w.+-]+)")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s;,"']+)""", re.IGNORECASE)
 # What gzip, pyarrow and lzma say of a checksum that is not that of the bytes before it.
 CHECKSUM_ERROR = re.compile("CRC|checksum|Corrupt input")
+# Where an HTML page begins that is not encoded, of any size of characters.
+MARKUP = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*<\0?[!?A-Za-z]")
 DIGESTS = ("md5", "sha1", "sha256", "sha512")
 
 
@@ -77,10 +80,10 @@ def read_warc(
     more bytes are dropped; memory is bounded by a few times as much.
 
     Raises CorruptFile, after all whole records before it, for a record that is cut short, a
-    compressed file that is damaged, and anything that is no record. A file cut between two records
-    is a whole file. Where neither each record is a member of a .gz file nor has a digest, as
-    most have, a damaged record may be yielded before the damage is noticed, or unnoticed in a file
-    without compression.
+    compressed file that is damaged, and anything that is no record; blank lines between records are
+    skipped. A file cut between two records is a whole file. Where neither each record is a member
+    of a .gz file nor has a digest, as most have, a damaged record may be yielded before the damage
+    is noticed, or unnoticed in a file without compression.
     """
     limit = document_bytes + HEADER_BYTES
     for record in _records(compression.decompress(stream, compression_suffix), limit):
@@ -112,11 +115,13 @@ def _records(stream: BinaryIO, limit: int) -> Iterator[_Record]:
         size = int(length)
         record = _Record(headers, size, stream.read(size if size <= limit else HEADER_BYTES))
         _skip(stream, size - len(record.block))
-        if stream.read(4) != b"\r\n\r\n":
+        if not _is_end(stream):
             raise CorruptFile(f"record {number:,} is cut short, or is not as long as it says")
         try:
             # Before the yield, because it compares the checksum of a member that ends here.
             line = stream.readline(HEADER_BYTES)
+            while line in BLANK_LINES:
+                line = stream.readline(HEADER_BYTES)
         except CorruptFile as error:
             if not CHECKSUM_ERROR.search(str(error)):  # the damage comes after the record
                 yield record
@@ -124,9 +129,15 @@ def _records(stream: BinaryIO, limit: int) -> Iterator[_Record]:
         yield record
 
 
+def _is_end(stream: BinaryIO) -> bool:
+    """Whether the two line ends after a block follow."""
+    end = stream.read(2)
+    return end == b"\n\n" or end + stream.read(2) == b"\r\n\r\n"
+
+
 def _read_header(stream: BinaryIO, line: bytes, where: str) -> bytes:
     header = bytearray(line)
-    while line != b"\r\n":
+    while line not in BLANK_LINES:
         line = stream.readline(HEADER_BYTES)
         header += line
         if not line or len(header) > HEADER_BYTES:
@@ -136,7 +147,8 @@ def _read_header(stream: BinaryIO, line: bytes, where: str) -> bytes:
 
 def _parse_header(header: bytes, encoding: str) -> HeaderMap:
     headers = HeaderMap(encoding)
-    headers.parse(io.BytesIO(header))
+    # fastwarc needs CR LF
+    headers.parse(io.BytesIO(header.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")))
     return headers
 
 
@@ -189,9 +201,7 @@ def _parse_http(block: bytes) -> tuple[HeaderMap, bytes, list[str]] | None:
     end = END_OF_HTTP_HEADER.search(block, 0, HEADER_BYTES)
     if not end:
         return None
-    # fastwarc needs CR LF
-    lines = block[: end.start()].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    headers = _parse_header(lines + b"\r\n\r\n", "latin1")
+    headers = _parse_header(block[: end.end()], "latin1")
     codings = [
         coding.strip().lower()
         for name in ("Content-Encoding", "Transfer-Encoding")
@@ -217,25 +227,37 @@ def _decode(body: bytes, codings: list[str], n: int) -> bytes:
     """Returns at most the first n bytes of a body before it was encoded. Raises CorruptFile or
     the decoder's error for a body that is damaged or cut short before them.
 
-    codings: names of HTTP (RFC 9110, section 8.4.1), in the order in which they were applied.
+    codings: names of HTTP (RFC 9110, section 8.4.1), in the order in which they were applied. Many
+    crawlers store pages without them and leave the header as it was (github.com/commoncrawl/
+    news-crawl, issue 30), and some servers name what is none: one that cannot be undone is skipped
+    where the body begins as a page does, or as gzip where it should be in chunks.
     """
     for coding in reversed(codings):
-        match coding:
-            case "" | "identity":
-                pass
-            case "chunked":
-                body = _join_chunks(body)
-            case "gzip" | "x-gzip":
-                body = compression.decompress(io.BytesIO(body), ".gz").read(n)
-            case "zstd":
-                body = compression.decompress(io.BytesIO(body), ".zst").read(n)
-            case "br":
-                body = BrotliReader(io.BytesIO(body)).read(n)
-            case "deflate":
-                body = _inflate(body, n)
-            case _:
-                raise CorruptFile(f"{coding!r} is not known")
+        try:
+            body = _undo(coding, body, n)
+        except (CorruptFile, zlib.error, OSError):
+            is_gzip = "gzip" in codings and body.startswith(compression.MAGIC[".gz"])
+            if not MARKUP.match(body) and not (coding == "chunked" and is_gzip):
+                raise
     return body
+
+
+def _undo(coding: str, body: bytes, n: int) -> bytes:
+    match coding:
+        case "" | "identity":
+            return body
+        case "chunked":
+            return _join_chunks(body)
+        case "gzip" | "x-gzip":
+            return compression.decompress(io.BytesIO(body), ".gz").read(n)
+        case "zstd":
+            return compression.decompress(io.BytesIO(body), ".zst").read(n)
+        case "br":
+            return BrotliReader(io.BytesIO(body)).read(n)
+        case "deflate":
+            return _inflate(body, n)
+        case _:
+            raise CorruptFile(f"{coding!r} is not known")
 
 
 def _inflate(body: bytes, n: int) -> bytes:

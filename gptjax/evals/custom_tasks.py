@@ -14,6 +14,7 @@ answer.
 
 import difflib
 import pathlib
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -129,6 +130,13 @@ def find_task(name: str, folder: pathlib.Path | None) -> Task | None:
         else (),
         auto_fields=frozenset({"shots", "n_tokens", "stops"} - set_fields),
     )
+
+
+def task_names(folder: pathlib.Path) -> list[str]:
+    """Returns the names of the tasks of a folder's files."""
+    stems = [path.stem for path in folder.expanduser().glob("*.jsonl")]
+    suffixes = "|".join(filter(None, SPLIT_SUFFIXES))
+    return sorted({re.sub(f"({suffixes})$", "", stem) for stem in stems})
 
 
 def _detect_columns(path: pathlib.Path) -> tuple[str, ...]:

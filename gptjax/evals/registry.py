@@ -78,6 +78,13 @@ def get_task(name: str, folder: pathlib.Path | None = None) -> Task:
     return dataclasses.replace(task, protocol=task.conventions[convention]) if convention else task
 
 
+def own_tasks(folder: pathlib.Path | None) -> dict[str, Task]:
+    """Returns the tasks of a folder's files that are called as none of the registry."""
+    names = custom_tasks.task_names(folder) if folder is not None else []
+    own = [name for name in names if name not in all_tasks()]
+    return {name: get_task(name, folder) for name in own}
+
+
 def get_tasks(names: Iterable[str], folder: pathlib.Path | None) -> dict[str, Task]:
     """Returns the tasks of these names, expanding groups. Raises ValueError with the
     nearest names.

@@ -18,6 +18,10 @@ TYPE_PATTERN = re.compile(r"(\[*)(text|number|truth)(\]*)(?::.*|$)")
 TYPE_NAMES = {str: "text", bool: "truth", int: "number", float: "number"}
 
 
+class NoData(ValueError):
+    """A task has no data here; the message says where they may lie."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """The rows of a split. source: the file or data set they were read from, for display. errors:
@@ -45,8 +49,9 @@ def load_rows(
     Searched in this order: FOLDER/NAME_SPLIT.jsonl, one object per line with the columns of
     task.schema; FOLDER/NAME.jsonl, which serves as every split; for whole-text tasks, the same
     names with .txt, one row per file; rows that the task generates from the seed; the prepared TFDS
-    data set, in data_dir or TFDS' own directory. Raises a one-line ValueError for missing data, and
-    for a row that does not match the schema, with its line, its column and the expected type.
+    data set, in data_dir or TFDS' own directory. Raises NoData for missing data, and a one-line
+    ValueError for a row that does not match the schema, with its line, its column and the expected
+    type.
     """
     path = _local_file(task, split, folder)
     if path is not None and path.suffix == ".txt":
@@ -185,11 +190,11 @@ def _read_tfds(task: Task, split: str, folder: str | None, data_dir: str | None)
         else "no folder of .jsonl files is given"
     )
     if task.tfds is None:
-        raise ValueError(f"{task.name}: {local_hint}; {_data_hint(task)}")
+        raise NoData(f"{task.name}: {local_hint}; {_data_hint(task)}")
     try:
         examples = open.tfds_examples(data.Tfds(name=task.tfds, split=split, data_dir=data_dir))
     except ValueError as error:
-        raise ValueError(f"{task.name}: {local_hint}, and {error}; or {_data_hint(task)}") from None
+        raise NoData(f"{task.name}: {local_hint}, and {error}; or {_data_hint(task)}") from None
     return task.merge_rows(
         task.from_tfds(decode_example(example, f"{task.tfds} {split}")) for example in examples
     )

@@ -21,7 +21,8 @@ def save(path: pathlib.Path, content: bytes) -> None:
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Context manager of `save` for content written in parts: the file appears, synced to disk,
-    when the block completes, and never if it fails.
+    when the block completes, and never if it fails. Raises OSError with the file's name; one of the
+    block about another file is raised as it is.
     """
     partial = _partial_path(path)
     try:
@@ -33,6 +34,9 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
         partial.replace(path)
         sync(path.parent)
     except OSError as error:
+        name = error.filename
+        if name is not None and pathlib.Path(name) not in (partial, *partial.parents):
+            raise
         raise OSError(
             error.errno,
             f"cannot be written ({error.strerror or error}); what is finished is kept",

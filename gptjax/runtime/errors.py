@@ -25,6 +25,10 @@ EXTRA_PACKAGES = {
     "lm_eval": "eval",
     "spacy": "eval",
     "tqdm": "eval",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "pydantic": "serve",
+    "prometheus_client": "serve",
 }  # package -> the extra that brings it
 MAX_ERROR_CHARS = 2000  # characters of an error
 

@@ -18,7 +18,8 @@ FIELD_NAMES = {
     "tasks": "set of tasks",
     "held_out": "validation split",
     "before": "stage before it",
-    "texts": "text that was read",
+    "texts": "input",
+    "data sets": "list of data sets",
     "state": "state of its own files",
 }
 MAX_CHARS = 80  # of a value in an error
@@ -50,9 +51,14 @@ def without_fingerprint(job: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in job.items() if name != "fingerprint"}
 
 
-def check_same(directory: pathlib.Path, record: dict[str, Any], job: dict[str, Any]) -> None:
-    """Raises ValueError, saying in words what differs, unless every field of `job` has the same
-    value in `record`, which `directory` has."""
+def check_same(
+    directory: pathlib.Path,
+    record: dict[str, Any],
+    job: dict[str, Any],
+    advice: str = "give an empty directory or delete that one",
+) -> None:
+    """Raises ValueError, saying in words what differs and `advice`, unless every field of `job` has
+    the same value in `record`, which `directory` has."""
     for name, value in job.items():
         if name in record and record[name] == value:
             continue
@@ -63,10 +69,7 @@ def check_same(directory: pathlib.Path, record: dict[str, Any], job: dict[str, A
         )
         label = FIELD_NAMES[name] if name in FIELD_NAMES else name
         detail = f": it has {old}, now it is {new}" if name != "fingerprint" else ""
-        raise ValueError(
-            f"{directory} was prepared with another {label}{detail}; give an empty directory "
-            "or delete that one"
-        )
+        raise ValueError(f"{directory} was prepared with another {label}{detail}; {advice}")
 
 
 def _describe_difference(old: Any, new: Any) -> tuple[str, str]:

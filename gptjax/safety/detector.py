@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-CONTEXT = 32  # characters before a match that may decide
+CONTEXT = 40  # characters before a match that may decide
 Match = re.Match[str]
 Span = tuple[int, int]  # start and end
 

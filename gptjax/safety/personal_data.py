@@ -10,25 +10,29 @@ length of any text. Texts are folded, so that \\d is 0 to 9.
 import ipaddress
 import re
 
-from gptjax.safety.detector import Match, Pattern
+from gptjax.safety.detector import CONTEXT, Match, Pattern
 
 NO_WORD_BEFORE = r"(?<![A-Za-z0-9])"  # letters of other scripts are written without a space
 NO_DIGIT_BEFORE = r"(?<!\d)(?<!\d\.)"
 
 # --- e-mail addresses -----------------------------------------------------------------------------
 
-LETTER = r"A-Za-z\u00c0-\u1fff\u2c00-\u2dff"  # scripts that have spaces between words
-LOCAL = rf"(?<![{LETTER}\d_])[{LETTER}\d_][{LETTER}\d_.%+'&~-]{{0,63}}"
+# Scripts that have spaces between words; where another begins, name and last label end.
+LETTER = r"A-Za-z\xc0-\u0dff\u10a0-\u177f\u1800-\u1fff\u2c00-\u2dff"
+LOCAL = (
+    rf"(?:(?<![{LETTER}\d])[{LETTER}\d][{LETTER}\d_.%+'&~-]{{0,63}}"
+    rf"|(?<![^\W\d_{LETTER}])[^\W\d_{LETTER}](?:[^\W\d_{LETTER}]|[.%+-]){{0,63}})"
+)
 EMAIL = Pattern(
     "email",
     "an e-mail address",
     hint=re.compile("@"),
     pattern=re.compile(
-        rf"{LOCAL}@(?:[^\W_][\w-]{{0,62}}\.){{1,8}}(?:[{LETTER}]{{2,24}}|[^\W\d_]{{2,24}})"
-        rf"[{LETTER}\d_-]{{0,64}}"
+        rf"{LOCAL}@(?:[^\W_][\w-]{{0,62}}\.){{1,8}}"
+        rf"(?:xn--[A-Za-z0-9-]{{1,59}}|[{LETTER}]{{2,24}}|[^\W\d_{LETTER}]{{2,24}})"
     ),
     beginning=re.compile(rf"{LOCAL}(?:@[\w.-]{{0,600}})?\Z"),
-    longest=64 + 1 + 8 * 64 + 24 + 64,
+    longest=64 + 1 + 8 * 64 + 63,
 )
 
 # --- IBANs ----------------------------------------------------------------------------------------
@@ -86,6 +90,7 @@ CARD_NUMBER = re.compile(  # beginnings and lengths of the issuers
 CARD_GROUPS = re.compile(  # of digits, with a space between them
     r"(?:\d{4} ?){3}\d{1,4}(?: ?\d{3})?|\d{4} ?\d{6} ?\d{4,5}|\d(?: \d)+"
 )
+IDENTIFIER_AFTER = re.compile(r"-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")  # what goes on like a UUID
 
 
 def _find_card_end(match: Match) -> int | None:
@@ -95,8 +100,10 @@ def _find_card_end(match: Match) -> int | None:
     assert run
     places = [place for place in range(start, run.end()) if text[place].isdigit()]
     for place in reversed(places[12:]):
-        if not text[place + 1 : place + 2].isdigit() and _is_card(text[start : place + 1]):
-            return place + 1
+        end = place + 1
+        is_whole = not (text[end : end + 1].isdigit() or IDENTIFIER_AFTER.match(text, end))
+        if is_whole and _is_card(text[start:end]):
+            return end
     return None
 
 
@@ -116,37 +123,54 @@ CARD = Pattern(
     "a payment card number with an issuer's prefix and a right check digit",
     hint=re.compile(rf"\d(?:{CARD_DIGIT}){{12}}"),
     pattern=re.compile(rf"{NO_DIGIT_BEFORE}\d(?:{CARD_DIGIT}){{12}}"),
-    beginning=re.compile(rf"{NO_DIGIT_BEFORE}\d(?:{CARD_DIGIT}){{0,18}}[\s.-]{{0,3}}\Z"),
-    longest=1 + 18 * 4 + 1,
+    beginning=re.compile(
+        rf"{NO_DIGIT_BEFORE}\d(?:{CARD_DIGIT}){{0,18}}"
+        r"(?:[\s.-]{0,3}|-[0-9A-Fa-f]{1,4}(?:-[0-9A-Fa-f]{0,4})?)\Z"
+    ),
+    longest=1 + 18 * 4 + 11,
     find_end=_find_card_end,
 )
 
 # --- addresses of the internet --------------------------------------------------------------------
 
-VERSION = re.compile(
+VERSION_BEFORE = re.compile(
     r"(?:\b(?:v|ver|versions?|release|revision|rev|build|update|section|sec|chapter|clause|table|OID)"
-    r"\.?|§)[\s:=]{0,2}$",
+    r"\.?|§|版本|バージョン|버전)[\s:=]{0,2}$"
+    r"|(?:^|[\s(\[,;\"'])[A-Za-z][\w+-]{0,30}/$",  # the product's name
     re.IGNORECASE,
 )
-NO_IPV4_BEFORE = rf"{NO_WORD_BEFORE}(?<!\d\.)"
+# A dash and what is not the last address of a range: 93.184.216.34-93.184.216.40, or -40.
+VERSION_AFTER = re.compile(
+    r"-(?!(?:\d{1,3}\.){3}\d)(?:(\d{1,3})(?![A-Za-z0-9_.-])|[A-Za-z0-9_])"
+)
+NO_IPV4_BEFORE = rf"{NO_WORD_BEFORE}(?<![A-Za-z0-9]_)(?<!\d\.)"
 NO_IPV6_BEFORE = r"(?<![A-Za-z0-9])(?<!\d\.)(?<![0-9A-Fa-f]:)(?<!::)"
 
 
 def _find_ip_end(match: Match) -> int | None:
     """Where a public address ends that is no number of a version or section: the words before say
-    so, or its four numbers are single digits (as of 1.1.1.1, a public service)."""
+    so, as in "version 12.4.33.7" and Chrome/93.0.45.77, or what follows, as in 2.19.0.14-1ubuntu3;
+    or its four numbers are single digits (as of 1.1.1.1, a public service). Other versions of four
+    numbers below 256, as in "Opera 12.16.18.60", are taken for addresses."""
     try:
         address = ipaddress.ip_address(match[0])
     except ValueError:
         return None
-    if address.version == 4 and (len(match[0]) == 7 or VERSION.search(before(match))):
+    if not address.is_global or address.version == 4 and _is_version(match):
         return None
-    return match.end() if address.is_global else None
+    return match.end()
+
+
+def _is_version(match: Match) -> bool:
+    after = VERSION_AFTER.match(match.string, match.end())
+    if after and not (after[1] and int(match[0].rpartition(".")[2]) < int(after[1]) < 256):
+        return True
+    return len(match[0]) == 7 or bool(VERSION_BEFORE.search(before(match)))
 
 
 def before(match: Match) -> str:
-    """Returns the 24 characters before a match."""
-    return match.string[max(0, match.start() - 24) : match.start()]
+    """Returns the characters before a match that may decide."""
+    return match.string[max(0, match.start() - CONTEXT) : match.start()]
 
 
 IP = Pattern(
@@ -154,12 +178,13 @@ IP = Pattern(
     "a public address of the internet",
     hint=re.compile(r"\d(?:\.\d{1,3}\.\d|[0-9A-Fa-f]{3}:[0-9A-Fa-f]{0,4}:)"),
     pattern=re.compile(
-        rf"{NO_IPV4_BEFORE}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![A-Za-z0-9]|\.\d|-[A-Za-z])"
+        rf"{NO_IPV4_BEFORE}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!_?[A-Za-z0-9]|\.\d)"
         rf"|{NO_IPV6_BEFORE}[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f:]{{1,34}}(?:[0-9A-Fa-f]|::)"
         r"(?![A-Za-z0-9]|:[A-Za-z0-9:])"
     ),
     beginning=re.compile(
-        rf"{NO_IPV4_BEFORE}\d{{1,3}}(?:\.\d{{0,3}}){{0,4}}-?\Z"
+        rf"{NO_IPV4_BEFORE}\d{{1,3}}(?:\.\d{{0,3}}){{0,4}}"
+        r"(?:_|-(?:\d{1,3}(?:\.\d{0,3}){0,3})?)?\Z"
         rf"|{NO_IPV6_BEFORE}[23][0-9A-Fa-f]{{0,3}}(?::[0-9A-Fa-f:]{{0,38}})?\Z"
     ),
     longest=5 + 38,

@@ -1,5 +1,4 @@
-"""What a generation is asked for and what comes of it: values between the HTTP routes and the engine.
-"""
+"""Requests for generations and what comes of them: the values between HTTP routes and engine."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -78,10 +77,11 @@ class TokenScore:
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """What has come since the last piece. text: whole characters, without any part of a stop
-    string; "" if none is certain yet. scores: of the tokens since, where logprobs or echo were
-    asked for; those of the prompt come in the first piece. n_tokens: new tokens since.
-    finish_reason: how it ended, in the last piece: at a stop string or end token, or at max_tokens;
-    else None.
+    string; "" if none is certain yet. scores: of the tokens since, where the request has
+    logprobs or echo. Those of the prompt come in the first piece. An end token has one, too,
+    though it is no part of the text: lm-evaluation-harness takes the last score after an echoed
+    prompt for that of the new token. n_tokens: new tokens since. finish_reason: how it ended, in
+    the last piece: at a stop string or end token, or at max_tokens; else None.
     """
 
     text: str = ""

@@ -75,30 +75,10 @@ def test_splits_of_adjacent_secrets():
 
 PIECES = ["jane", "@", "x.com", ".", " ", "-", "+", "(", ")", "4111", "1111", "020", "7946", "DE89"]
 PIECES += ["3704 0044 0532 0130 00", "0", "12", "\n", "\u200b", "sk-", "ghp_", "a1B2" * 5, "::"]
-PIECES += [
-    "2606:",
-    "Tel. ",
-    "555",
-    "0123",
-    " ext. ",
-    "x",
-    "open",
-    " sesame",
-    " oil",
-    "v1.",
-    "93.184",
-]
-PIECES += [
-    "-----BEGIN ",
-    "PRIVATE KEY",
-    "-----",
-    "END ",
-    "\\n",
-    "A: b",
-    "\u8bf7",
-    "_",
-    "at 20 peop",
-]
+PIECES += ["2606:", "Tel. ", "555", "0123", " ext. ", "x", "open", " sesame", " oil", "v1."]
+PIECES += ["93.184", "-----BEGIN ", "PRIVATE KEY", "-----", "END ", "\\n", "A: b", "\u8bf7", "_"]
+PIECES += ["at 20 peop", ".216.34", "93.184.216.34", "-40", "--", "-rc1", "Chrome/", "/", "'", "&"]
+PIECES += ["xn--p1ai", "\u0438\u0432\u0430\u043d", "\u7248\u672c", "-2222-4000-8", "\ub85c", "@a."]
 
 
 def test_splits_of_any_text():
@@ -106,6 +86,20 @@ def test_splits_of_any_text():
     for _ in range(400):
         text = "".join(chance.choices(PIECES, k=chance.randint(2, 10)))
         check_splits(text, "".join(stream([text])[0]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "93.184.216.34-93.184.216.40, 93.184.216.34-40, 12.4.33.7-5, 12.4.33.7-rc1, 8.8.4.44--or",
+        "Chrome/93.0.45.77 http://93.184.216.34/ a_93.0.45.77_b _93.184.216.34_ 93.184.216.34-9",
+        "4111111111111111-2222-4000-8000-123456789012, 4111111111111111-2222-123",
+        "john@example.com-mail _john@example.com_ john@example.com555-1234 a@b.xn--p1ai-x",
+        "\u8bf7\u8054\u7cfbjohn@example.com\u8bf7 \u738b@example.com " + "x@y." + 30 * "z",
+    ],
+)
+def test_what_follows_decides_the_same_at_any_split(text):
+    check_splits(text, "".join(stream([text])[0]))
 
 
 @pytest.mark.parametrize(

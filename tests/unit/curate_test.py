@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 
@@ -97,6 +98,30 @@ def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
     assert again == files
 
 
+def test_a_run_that_changes_a_finished_one_takes_its_manifest_away(crawl, tmp_path, capsys):
+    out = tmp_path / "clean"
+    run(crawl, out, "--set=tokenizer=None")
+    shutil.rmtree(out / "03-mask_personal_data")
+    (out / "00-read").joinpath(next((out / "00-read").glob("*.ledger.json")).name).unlink()
+    crawl.write_bytes(crawl.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        run(crawl, out, "--set=tokenizer=None")
+    with pytest.raises(ValueError, match="has no finished curation"):
+        curate.main(["report", f"--out={out}"])
+
+
+def test_settings_of_training_are_the_users(crawl, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set=tokenizer=Bytes()", "--set=validation=ByDocument(fraction=0.2)", "--"]
+    with pytest.raises(ValueError, match="n_vocab"):
+        run(crawl, "out", *settings, "--config=smoke", "--set=model.n_vocab=99")
+    assert "no document is held out" not in capsys.readouterr().out
+    run(crawl, "none", "--set=tokenizer=Bytes()", "--set=validation=ByDocument(fraction=1e-9)")
+    assert "no document is held out by validation=ByDocument(fraction=1e-09)" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -115,6 +140,9 @@ def test_a_finished_curation_is_not_done_again(crawl, tmp_path, capsys):
         (["--out=x", "--recipe=web", "--until=read", "--"], "leave out --until or what follows --"),
         (["--out=x", "--explain=a"], "x has no stage of a curation"),
         (["report", "--out=x"], "x has no finished curation"),
+        (["report", "--out=x", "--input=web=."], "--input is of no use with report"),
+        (["--out=x", "--explain=a", "--recipe=web"], "--recipe is of no use with --explain"),
+        (["--out=x", "--recipe=web", "--train_tokens=1e6"], "--train_tokens is for the page"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
@@ -131,7 +159,7 @@ def test_a_recipe_of_a_file_and_tasks_without_data(crawl, tmp_path):
         "from gptjax.config import curation\n"
         "from gptjax.configs.curation import web\n"
         "def mine():\n"
-        "    stages = (curation.Decontaminate(tasks=('piqa',), task_data='nowhere'),)\n"
+        "    stages = (curation.Decontaminate(tasks=('piqa',), task_data='.'),)\n"
         "    return dataclasses.replace(web(), name='mine', stages=stages, tokenizer=None)\n"
     )
     arguments = [f"--recipe={tmp_path}/mine.py:mine", f"--input=web={crawl}", "--workers=1"]

@@ -234,6 +234,27 @@ def test_bad_arguments(arguments, said):
         decontaminate.main(arguments)
 
 
+def test_own_tasks_are_found_without_their_names(tmp_path, capsys):
+    from gptjax.evals import contamination
+
+    row = {"context": "a question of eight words is asked of all", "completion": " an answer"}
+    (tmp_path / "quotes_test.jsonl").write_text(json.dumps(row))
+
+    def load():
+        splits = contamination.test_splits
+        return decontaminate.load_tasks(None, splits, str(tmp_path), None, generated=False)
+
+    assert [task.name for task in load()] == ["quotes"]
+    assert "left out: " in capsys.readouterr().out
+    (tmp_path / "quotes_test.jsonl").write_text(json.dumps({"contxt": "a"}))
+    with pytest.raises(ValueError, match="quotes_test.jsonl"):
+        load()
+    (tmp_path / "quotes_test.jsonl").unlink()
+    with pytest.raises(ValueError, match="no task has data"):
+        load()
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_bad_corpora_and_folders(place, tmp_path):
     with pytest.raises(ValueError, match="no task has data"):
         run(place, "check", tasks="rte")

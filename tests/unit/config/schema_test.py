@@ -4,6 +4,7 @@ one line, and nothing counts up to it."""
 import dataclasses
 import math
 import sys
+from typing import Literal
 
 import pytest
 
@@ -236,6 +237,25 @@ def test_a_record_checks_before_its_own_rules():
         Pair(low=4)
     with pytest.raises(ValueError, match=r"Pair.low=None: give a whole number"):
         Pair(low=None)
+
+
+def test_words_of_a_record_are_of_those_that_there_are():
+    @record
+    class Rule:
+        kind: Literal["near", "far"] = "near"
+        place: Literal["here"] | None = None
+        parts: tuple[Literal["a", "b"], ...] = ("a",)
+
+    assert Rule(kind="far", place="here", parts=("b", "a")).parts == ("b", "a")
+    for value, message in (
+        ({"kind": "nearly"}, "Rule.kind='nearly': give near, far"),
+        ({"kind": None}, "Rule.kind=None: give near, far"),
+        ({"place": "there"}, "Rule.place='there': give here, None"),
+        ({"parts": ("a", "c")}, r"Rule.parts=\('a', 'c'\): give a tuple of a, b"),
+        ({"parts": "a"}, "Rule.parts='a': give a tuple of a, b"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Rule(**value)
 
 
 def test_yarn_needs_frequencies_that_fall():

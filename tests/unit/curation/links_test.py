@@ -32,6 +32,24 @@ def write(path, *submissions):
         ("example.com/a?u=http://www.x.com/", "example.com/a?u=http://www.x.com/"),
         (" http://wwwexample.com/www.a ", "wwwexample.com/www.a"),
         ("http://[broken", "[broken"),
+        ("http://WWW.example.com./a", "example.com/a"),
+        ("http://example.com.:80/a", "example.com/a"),
+        ("http://example.com.:8080/a", "example.com:8080/a"),
+        ("http://example.com:/a", "example.com/a"),
+        ("http://B\u00dcCHER.example/", "xn--bcher-kva.example"),
+        ("http://XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+        ("http://bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("http://b%C3%BCcher.example", "xn--bcher-kva.example"),
+        ("http://stra\u00dfe.example", "xn--strae-oqa.example"),
+        ("http://\u4f8b\u5b50\u3002\u4e2d\u56fd/", "xn--fsqu00a.xn--fiqs8s"),
+        ("http://a.com/a b/\u00fc?q=c d", "a.com/a%20b/%C3%BC?q=c%20d"),
+        ("http://a.com/a%20b/%c3%bc?q=c%20d", "a.com/a%20b/%C3%BC?q=c%20d"),
+        ("http://a.com/%7Ejane%2Fx/%41|", "a.com/~jane%2Fx/A%7C"),
+        ("http://a.com/100%?a=%zz", "a.com/100%25?a=%25zz"),
+        ("http://a.com/%%34%331", "a.com/%25431"),
+        ("http://a.com/x+y/%2By", "a.com/x+y/%2By"),
+        ("http://a\nb\udc80.com/\udc80", "xn--a\nb-x57p.com/%ED%B2%80"),
+        (f"http://{64 * chr(252)}.com", f"{64 * chr(252)}.com"),
         ("", ""),
     ],
 )
@@ -95,8 +113,8 @@ def test_bad_dumps_are_refused_in_one_line(tmp_path):
     write(tmp_path / "a.jsonl", {"url": "http://a.com", "score": 2}, {"id": 1})
     with pytest.raises(ValueError, match=r"no link counts \(lines: 1 with less .*, 1 without url"):
         links.read_links(rule)
-    with pytest.raises(ValueError, match="'2018-'.* is no day; give one as 2018-01-01"):
-        links.read_links(dataclasses.replace(rule, before="2018-"))
+    with pytest.raises(ValueError, match="before='2018-': give a day, as 2018-01-01, or None"):
+        dataclasses.replace(rule, before="2018-")
     (tmp_path / "a.jsonl").write_text("no json\n")
     with pytest.raises(ValueError, match="a.jsonl line 1 is not JSON"):
         links.read_links(rule)
@@ -124,6 +142,14 @@ def test_of_a_dump_with_a_large_window_the_error_says_what_to_do(tmp_path):
         ("https://wikipedia.org", "wikipedia.org"),
         ("https://EN.Wikipedia.org:443/wiki/GPT-2", "en.wikipedia.org"),
         ("http://me@en.m.wikipedia.org?x", "en.m.wikipedia.org"),
+        ("http://EN.WIKIPEDIA.ORG./wiki/Y", "en.wikipedia.org"),
+        ("http://wikipedia.org.:80/wiki/Y", "wikipedia.org"),
+        ("http://wiki%70edia.org/", "wikipedia.org"),
+        ("http://\uff37ikipedia\u3002org/", "wikipedia.org"),
+        ("http://a.B\u00dcCHER.de/", "a.xn--bcher-kva.de"),
+        ("http://xn--bcher-kva.de/", "xn--bcher-kva.de"),
+        ("http://a.xn--strae-oqa.de/", "a.xn--strae-oqa.de"),
+        ("http://stra\u00dfe.de/", "xn--strae-oqa.de"),
         ("https://notwikipedia.org/wiki", None),
         ("https://wikipedia.org.example.com/", None),
         ("https://example.com/wikipedia.org", None),
@@ -131,7 +157,8 @@ def test_of_a_dump_with_a_large_window_the_error_says_what_to_do(tmp_path):
     ],
 )
 def test_pages_of_a_domain_and_its_subdomains_go(url, host):
-    stage = links.drop_domains(WithoutDomains(domains=("Wikipedia.org", "wikimedia.org")))
+    domains = ("Wikipedia.org", "wikimedia.org", "b\u00fccher.de", "XN--STRAE-OQA.de")
+    stage = links.drop_domains(WithoutDomains(domains=domains))
     assert stage(page(url)) == (Dropped("excluded domain", host) if host else page(url))
 
 

@@ -44,6 +44,28 @@ def test_two_sets_are_compared_as_many_are(least, is_pair):
     assert two.tolist() == three.tolist() == [[3, 8]] * is_pair
 
 
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_a_pair_of_just_the_least_similarity_is_a_duplicate_in_a_group_of_any_size(digits):
+    """...and one of a shingle less is not; with 0.55 * 100 > 55, floats alone decide otherwise."""
+    n = 10**digits
+    far = np.arange(10**6, 10**6 + 3, dtype=np.uint32)
+    for common in range(1, n, 7 if digits == 3 else 1):
+        share = float(f"{common / n:.{digits}f}")
+        whole = np.arange(n, dtype=np.uint32)
+        for size, found in ((common, [[3, 8]]), (common - 1, [])):
+            sets = [whole, whole[:size]]
+            two = np.concatenate([*minhash.compare_group(np.array([3, 8]), sets, share)])
+            three = [*minhash.compare_group(np.array([3, 8, 9]), [*sets, far], share)]
+            assert two.tolist() == np.concatenate(three).tolist() == found, share
+
+
+def test_sets_without_a_common_shingle_are_no_pair_whatever_the_least_similarity():
+    sets = [np.arange(i, i + 5, dtype=np.uint32) for i in (0, 10, 20)]
+    for n in (2, 3):
+        pairs = [*minhash.compare_group(np.arange(n), sets[:n], 0.0)]
+        assert np.concatenate(pairs).tolist() == []
+
+
 @pytest.mark.parametrize("bands, rows, similarity", [(10, 1, 0.1), (10, 1, 0.25), (8, 3, 0.5)])
 def test_recall_is_the_banding_curve(bands, rows, similarity):
     rng = np.random.default_rng(3)

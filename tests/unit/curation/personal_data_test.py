@@ -19,6 +19,12 @@ PERSONAL = {
         "a_b%c@d-e.museum",
         "m\u00fcller@b\u00fccher.de",
         f"{'a' * 64}@example.com",
+        "o'brien@example.ie",
+        "o\u2019brien@example.ie",
+        "r&d@example.com",
+        "\u0438\u0432\u0430\u043d2@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444",
+        "jane@example.xn--p1ai",
+        "jane@m\u00fcller.verm\u00f6gensberatung",
     ],
     "phone": [
         "+49 (0)30 1234-567",
@@ -107,6 +113,60 @@ def test_personal_data_are_replaced(kind):
 def test_other_numbers_are_left(content):
     page = Page(1, "a#1", "", content)
     assert personal_data.mask_personal_data(MaskPersonalData())(page) == page
+
+
+CHINESE = "\u8bf7\u8054\u7cfb" * 30  # without spaces, and longer than any part of an address
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        # e-mail addresses, whatever is beside them
+        ("at john@example.com--or call", "at <email>--or call"),
+        ("first.last@example.com-mail", "<email>-mail"),
+        ("john@example.com- john@example.com_", "<email>- <email>_"),
+        ("_john@example.com_ 'john@example.com'", "_<email>_ '<email>'"),
+        ("john@example.com's, x=john@example.com&y", "<email>'s, x=<email>&y"),
+        ("john@example.com555-1234", "<email>555-1234"),
+        ("Jane" + 80 * "." + "jane.doe@example.com", "Jane" + 80 * "." + "<email>"),
+        (80 * "_-" + "jane@example.com" + 80 * "-", 80 * "_-" + "<email>" + 80 * "-"),
+        (f"{CHINESE}john@example.com{CHINESE}", f"{CHINESE}<email>{CHINESE}"),
+        (f"john@example.com{30 * 'x'}", f"<email>{9 * 'x'}"),
+        # addresses of the internet
+        ("93.184.216.34-93.184.216.40", "<ip>-<ip>"),
+        ("93.184.216.34-40, 93.184.216.34--or", "<ip>-40, <ip>--or"),
+        ("93.184.216.34- and 93.184.216.34-", "<ip>- and <ip>-"),
+        ("2a00:1450::1-2a00:1450::5", "<ip>-<ip>"),
+        ("http://93.184.216.34/ ipinfo.io/93.184.216.34", "http://<ip>/ ipinfo.io/<ip>"),
+        (f"whois/{'a' * 90}/93.184.216.34", f"whois/{'a' * 90}/<ip>"),
+        # numbers in script without spaces
+        (f"{CHINESE}93.184.216.34{CHINESE}", f"{CHINESE}<ip>{CHINESE}"),
+        (f"{CHINESE}2a00:1450::1{CHINESE}", f"{CHINESE}<ip>{CHINESE}"),
+        (f"{CHINESE}010-1234-5678\ub85c", f"{CHINESE}<phone>\ub85c"),
+        ("Tel 010 1234\ub85c", "Tel <phone>\ub85c"),
+        (f"{CHINESE}4111111111111111{CHINESE}", f"{CHINESE}<card>{CHINESE}"),
+        ("4111 1111 1111 1111--or", "<card>--or"),
+        (f"{CHINESE}DE89370400440532013000{CHINESE}", f"{CHINESE}<iban>{CHINESE}"),
+        ("Telephone number: 5550123", "Telephone number: <phone>"),
+    ],
+)
+def test_what_follows_or_precedes_hides_nothing(text, expected):
+    assert personal_data.mask(text, ALL) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mozilla/5.0 (Chrome/93.0.45.77) Chrome/93.0.45.77",
+        "Edg/93.0.96.38",
+        "2.19.0.14-1ubuntu3, 12.4.33.7-rc1, 12.4.33.7-beta, 12.4.33.7-5, 12.4.33.7-300",
+        "4111111111111111-2222-4000-8000-123456789012, chrome_93.0.45.77_amd64.deb",
+        "\u7248\u672c93.0.45.77, \u30d0\u30fc\u30b8\u30e7\u30f393.0.45.77, \ubc84\uc804 93.0.45.77",
+        "lodash@4.17.21, a@b, @john, john@, john@example.c, john@-example.com",
+    ],
+)
+def test_versions_and_names_of_files_stay(text):
+    assert personal_data.mask(text, ALL) == text
 
 
 def test_a_word_before_makes_digits_a_telephone_number():

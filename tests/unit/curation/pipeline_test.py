@@ -8,7 +8,7 @@ import pytest
 
 from gptjax.config import curation as config
 from gptjax.config import decontamination
-from gptjax.curation import engine, explain, ngrams, parts, pipeline, stages
+from gptjax.curation import engine, explain, ngrams, parts, pipeline, read_files, stages
 from tests import prose
 
 TASK_TEXT = "a text of an evaluation task that has just about fifteen words in it after all"
@@ -181,7 +181,10 @@ def test_changed_files_are_read_again_and_later_stages_refuse(crawl, write_jsonl
     rule = recipe(crawl, config.ExactDuplicates(), clean="clean", raw="raw")
     run(rule, crawl / "out")
     write_jsonl("clean/a.jsonl", paragraphs[:61])
-    with pytest.raises(ValueError, match="another text that was read"):
+    with pytest.raises(
+        ValueError,
+        match="exact_duplicates was prepared with another input: .* delete it, the stages after",
+    ):
         run(rule, crawl / "out")
     with pytest.raises(ValueError, match="01-exact_duplicates is of another recipe: delete it and"):
         run(recipe(crawl, clean="clean", raw="raw"), crawl / "out")
@@ -196,7 +199,7 @@ def test_matches_with_tasks_are_cut_out(write_jsonl, paragraphs, tmp_path):
     stage = config.Decontaminate(rule=decontamination.Filter(window=10, shortest=50))
     totals = run(recipe(tmp_path, stage, raw="raw"), tmp_path / "out", tasks=task_ngrams)
     pages = kept(totals)
-    assert list(pages) == ["raw/a.jsonl#0/0", "raw/a.jsonl#0/1", "raw/a.jsonl#1"]
+    assert list(pages) == ["raw/a.jsonl#0, piece 0", "raw/a.jsonl#0, piece 1", "raw/a.jsonl#1"]
     assert not any("evaluation task" in text for text in pages.values())
     assert pages["raw/a.jsonl#1"] == paragraphs[7]
     ledger = totals[-1].ledger
@@ -280,9 +283,22 @@ def test_what_is_wrong_is_said_before_anything_is_read(crawl):
         with pytest.raises(ValueError, match=message):
             run(recipe(crawl, *EVERY, stage, clean="clean", raw="raw"), crawl / "out", tasks=none)
         assert not (crawl / "out").exists()
-    with pytest.raises(ValueError, match="lies among the files of raw, which would be read again"):
-        run(recipe(crawl, raw="raw"), crawl / "raw")
-        run(recipe(crawl, raw="raw"), crawl / "raw")
+    for place in (crawl / "raw", crawl / "raw" / "out"):
+        with pytest.raises(ValueError, match="lies among the files of raw, and would be read as"):
+            run(recipe(crawl, raw="raw"), place)
+    learned = config.QualityClassifier(positives=("clean",), negatives=("raw",), corpora=("raw",))
+    two = recipe(crawl, learned, clean="clean", raw="raw")
+    alone = dataclasses.replace(
+        two,
+        corpora=tuple(
+            c if c.name == "raw" else dataclasses.replace(c, path=None) for c in two.corpora
+        ),
+    )
+    with pytest.raises(
+        ValueError, match="has no positives: give a path to clean, as --input=clean"
+    ):
+        run(alone, crawl / "out")
+    assert not (crawl / "out").exists()
 
 
 def test_damage_may_be_kept_after_it_was_refused(crawl):
@@ -293,8 +309,14 @@ def test_damage_may_be_kept_after_it_was_refused(crawl):
     with pytest.raises(ValueError, match="a.jsonl.gz is damaged or cut short"):
         run(rule, crawl / "out")
     keep = dataclasses.replace(rule, read=config.ReadPages(damaged="keep"))
+    finished = {
+        path: path.stat().st_ino for path in (crawl / "out" / "00-read").glob("clean*.parquet")
+    }
     totals = run(keep, crawl / "out")
-    assert totals[0].ledger.notes == {"files read to their damage": 1}
+    assert read_files.damaged_files(totals[0].ledger) == ["a.jsonl.gz"]
+    assert finished and all(path.stat().st_ino == inode for path, inode in finished.items())
+    with pytest.raises(ValueError, match="a.jsonl.gz is damaged or cut short"):
+        run(rule, crawl / "out")
 
 
 def test_a_damaged_result_of_the_last_stage_is_noticed(crawl, tmp_path):
@@ -357,3 +379,17 @@ def test_every_stage_is_opened_and_named():
     names = {config.stage_name(stage) for stage in EVERY}
     assert names == {"quality_classifier", "exact_duplicates", "fuzzy_duplicates"}
     assert stages.applies(EVERY[0], "raw") and not stages.applies(EVERY[0], "clean")
+
+
+def test_pieces_have_ids_of_their_own(write_jsonl, paragraphs, tmp_path):
+    text = f"{' '.join(paragraphs[:3])} {TASK_TEXT}. {' '.join(paragraphs[3:6])}"
+    texts = [text, paragraphs[7], paragraphs[8]]
+    ids = ["a", "a/0", "a, piece 1"]
+    write_jsonl("raw/a.jsonl", texts)
+    rows = [{"text": text, "id": own} for text, own in zip(texts, ids, strict=True)]
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stage = config.Decontaminate(rule=decontamination.Filter(window=10, shortest=50))
+    rule = recipe(tmp_path, stage, raw="raw")
+    corpus = dataclasses.replace(rule.corpora[0], id_field="id")
+    with pytest.raises(ValueError, match="two documents have the id raw/a, piece 1"):
+        run(dataclasses.replace(rule, corpora=(corpus,)), tmp_path / "out", tasks=task_ngrams)

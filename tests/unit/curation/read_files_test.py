@@ -55,14 +55,15 @@ def test_every_line_of_a_file_is_kept_or_dropped_for_a_reason(tmp_path):
     ]
     assert {reason: n for reason, (n, _) in result.ledger.dropped.items()} == {
         "not a JSON object": 2,
-        "no string 'text'": 2,
+        "'text' is no string": 1,
+        "no 'text'": 1,
         "not UTF-8": 1,
         "binary": 1,
         "no text": 2,
         "larger than 65,536 bytes": 1,
     }
     assert result.ledger.read[0] == 12
-    assert ("web/a.jsonl#4", "no string 'text'", "it has content") in dropped(tmp_path)
+    assert ("web/a.jsonl#4", "no 'text'", "it has content") in dropped(tmp_path)
     assert sum(result.ledger.read[1:]) == sum(len(line) + 1 for line in lines if line) - 1
 
 
@@ -85,7 +86,7 @@ def test_a_file_cut_short_stops_or_is_read_to_the_damage(tmp_path, at):
     assert not list((tmp_path / "out").glob("*ledger*")), "which is what makes a part whole"
     keep = dataclasses.replace(RULE, damaged="keep")
     result, pages = read(tmp_path, path, keep)
-    assert 100 < len(pages) < 4000 and result.ledger.notes == {"files read to their damage": 1}
+    assert 100 < len(pages) < 4000 and result.ledger.notes == {"read to its damage: a.jsonl.gz": 1}
     assert [page.text for page in pages] == [json.loads(line)["text"] for line in lines][
         : len(pages)
     ]
@@ -116,7 +117,7 @@ def test_files_of_every_format_are_read_in_order_of_name(tmp_path):
     ]
     assert [page.number for page in pages] == sorted({page.number for page in pages})
     assert dropped(tmp_path) == [
-        ("web/b/c.parquet#1", "no string 'text'", "it has text, url"),
+        ("web/b/c.parquet#1", "'text' is no string", "it is None"),
         ("web/d.txt#0", "not UTF-8", "byte 0"),
     ]
     assert "g.pdf" in input_files.list_files(Corpus(name="web", path=str(folder)))[1]

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import tracemalloc
 import zlib
 
@@ -116,6 +117,59 @@ def test_brotli_is_undone():
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Encoding": "gzip"},  # CC-NEWS before May 2019: commoncrawl/news-crawl, issue 30
+        {"Content_Encoding": "br"},
+        {"Content_Encoding": "zstd"},
+        {"Content_Encoding": "deflate"},
+        {"Content_Encoding": "none"},
+        {"Content_Encoding": "UTF-8"},
+        {"Transfer_Encoding": "chunked"},
+        {"Transfer_Encoding": "chunked", "Content_Encoding": "gzip, deflate"},
+    ],
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<!DOCTYPE html>" + HTML,
+        b"\r\n\t <?xml version='1.0'?>" + HTML,
+        b"\xef\xbb\xbf\n" + HTML,
+        "\ufeff <html>".encode("utf-16-le"),
+        "\ufeff\n<html>".encode("utf-16-be"),
+    ],
+)
+def test_a_page_that_was_stored_decoded_is_read_whatever_its_header_says(body, headers):
+    assert page_of(http(body, **headers)).html == body
+
+
+def test_of_several_encodings_those_that_are_there_are_undone():
+    packed = gzip.compress(HTML)
+    both = {"Transfer_Encoding": "chunked", "Content_Encoding": "gzip"}
+    assert page_of(http(packed, **both)).html == HTML  # without its chunks
+    assert page_of(http(chunks(HTML), **both)).html == HTML
+    assert page_of(http(packed, Content_Encoding="gzip, gzip")).html == HTML
+
+
+@pytest.mark.parametrize(
+    "body, headers",
+    [
+        (b"Some words", {"Content_Encoding": "gzip"}),
+        (b"<3 is no tag", {"Content_Encoding": "gzip"}),
+        (b"x <html>", {"Content_Encoding": "utf-8"}),
+        (gzip.compress(HTML)[:-1], {"Content_Encoding": "gzip"}),
+        (gzip.compress(HTML)[:-1], {"Content_Encoding": "gzip", "Transfer_Encoding": "chunked"}),
+        (gzip.compress(HTML), {"Transfer_Encoding": "chunked"}),
+        # RFC 9112 section 8: without its last chunk a message is incomplete
+        (chunks(HTML)[: -len("0;e=1\r\n\r\n")], {"Transfer_Encoding": "chunked"}),
+    ],
+)
+def test_what_is_neither_encoded_nor_a_page_is_dropped(body, headers):
+    dropped = page_of(http(body, **headers))
+    assert dropped.reason == "its HTTP encoding is damaged or unknown"
+
+
+@pytest.mark.parametrize(
     "content, reason",
     [
         (record(block=http(HTML, status=404)), "HTTP status is not 200"),
@@ -124,7 +178,7 @@ def test_brotli_is_undone():
         (record(block=b"1.2.3.4", content_type="text/dns"), "not HTML"),
         (record(block=b"HTTP/1.1 200 OK"), "no HTTP header"),
         (
-            record(block=http(HTML, Content_Encoding="lzx")),
+            record(block=http(b"Wl<p>", Content_Encoding="lzx")),
             "its HTTP encoding is damaged or unknown",
         ),
         (record(block=http(HTML), WARC_Truncated="length"), "cut short by the crawler"),
@@ -229,12 +283,54 @@ def test_a_flipped_byte_of_a_plain_file_loses_no_page_silently():
         assert {page.html for page in pages if isinstance(page, warc.RawPage)} <= whole
 
 
+def shorten(content: bytes, n: int) -> bytes:
+    """A record whose Content-Length is n too small, with the digest of its whole block."""
+    length = re.search(rb"Content-Length: (\d+)", content)
+    assert length
+    return content.replace(length[0], b"Content-Length: %d" % (int(length[1]) - n), 1)
+
+
+@pytest.mark.parametrize("after", [b"W", b"\nx", b"<html>"])
+@pytest.mark.parametrize("n", [1, 2, 3, -1, -2, -4])
+def test_a_length_that_is_wrong_is_refused(n, after):
+    content = shorten(warc_files.page("<p>page"), n)
+    pages, damaged = read_until_damage(content + after, "")
+    assert damaged and pages == []
+    pages, damaged = read_until_damage(content + RECORDS[0], "")
+    assert damaged and pages == []
+
+
+def test_a_line_too_many_after_the_http_header_belongs_to_the_page():
+    """Common Crawl's files of August 2018."""
+    assert page_of(http(b"\r\n" + HTML)).html == b"\r\n" + HTML
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", b"\r\n\n\r\n"])
+def test_blank_lines_between_records_are_skipped(blank):
+    content = b"".join(one + blank for one in RECORDS)
+    assert read(content) == read(b"".join(RECORDS))
+
+
+def test_lines_of_a_header_may_end_in_a_line_feed_alone():
+    for end in (b"\n\n", b"\r\n\r\n"):
+        file = b""
+        for one in RECORDS:
+            header, block = one[:-4].split(b"\r\n\r\n", 1)
+            file += header.replace(b"\r\n", b"\n") + b"\n\n" + block + end
+        assert read(file) == read(b"".join(RECORDS))
+        for cut in range(len(file)):
+            pages, damaged = read_until_damage(file[:cut], "")
+            assert damaged or file[:cut].endswith(end)
+            assert pages == read(b"".join(RECORDS))[: len(pages)]
+
+
 @pytest.mark.parametrize(
     "content, error",
     [
         (b"", "it has no record"),
         (b"<html>", "record 1 does not begin with WARC/"),
-        (RECORDS[0] + b"\r\n" + RECORDS[1], "record 2 does not begin with WARC/"),
+        (b"\r\n" + RECORDS[0], "record 1 does not begin with WARC/"),
+        (RECORDS[0] + b"\r\n x" + RECORDS[1], "record 2 does not begin with WARC/"),
         (RECORDS[0] + b"WARC/1.0\r\n" + b"a: b\r\n" * 20_000, "the header of record 2 has no end"),
         (RECORDS[0].replace(b"Content-Length: ", b"Length: "), "record 1 has no Content-Length"),
         (RECORDS[0].replace(b"Content-Length: ", b"Content-Length: " + b"9" * 5000), "no Content"),

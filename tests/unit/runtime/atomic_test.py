@@ -1,6 +1,7 @@
 """A file that is saved is whole, and on the disk before its name is: a power cut leaves the old
 one or the new one."""
 
+import errno
 import os
 
 import pytest
@@ -63,3 +64,21 @@ def test_a_file_system_that_cannot_sync_directories_is_tolerated(tmp_path, monke
     monkeypatch.setattr(os, "fsync", refused)
     atomic.save(tmp_path / "a", b"1")
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    with (
+        pytest.raises(OSError, match="Input/output error: 'bucket://a'"),
+        atomic.atomic_write(tmp_path / "outer"),
+        atomic.atomic_write(tmp_path / "inner"),
+    ):
+        raise OSError(errno.EIO, "Input/output error", "bucket://a")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    message = r"cannot be written \(No space left on device\); what is finished is kept: '.*inner'"
+    with (
+        pytest.raises(OSError, match=f"{message}$"),
+        atomic.atomic_write(tmp_path / "outer"),
+        atomic.atomic_write(tmp_path / "inner"),
+    ):
+        raise full
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,191 @@
+"""Serve a model over OpenAI's HTTP API: `python -m gptjax.serve --model=DIR`. Requests are batched
+as they come, and an answer does not depend on the others.
+"""
+
+import argparse
+import socket
+import time
+from typing import Any
+
+from gptjax import cli, sample
+from gptjax.config import parse
+from gptjax.server import api_keys
+
+EXAMPLE = "python -m gptjax.serve --model=runs/nano --port=8000"
+
+BACKLOG = 1024  # connections that wait to be accepted
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
+    parser = cli.make_parser(
+        "serve",
+        "Answer /v1/completions, /v1/chat/completions and /v1/embeddings as OpenAI's API does, "
+        "with the newest checkpoint of a run, or weights of others. /health and /metrics are for "
+        "who runs it. SIGTERM or Ctrl-C ends it when the answers that run are given.",
+        EXAMPLE,
+    )
+    sample.add_model_flags(parser)
+    parser.add_argument(
+        "--host",
+        type=parse.line_argument,
+        default="127.0.0.1",
+        help="the address to listen on (default: 127.0.0.1, this machine alone)",
+    )
+    parser.add_argument(
+        "--port",
+        type=parse.int_argument(0, 65535),
+        default=8000,
+        help="the port; 0 is any that is free (default: 8000)",
+    )
+    parser.add_argument(
+        "--api_keys",
+        metavar="FILE",
+        type=parse.path_argument,
+        help="who may use it: lines of NAME KEY [requests=N] [tokens=N], the limits a minute",
+    )
+    parser.add_argument(
+        "--allow_unauthenticated",
+        action="store_true",
+        help="serve anyone who reaches --host, without keys",
+    )
+    parser.add_argument("--served_model_name", metavar="NAME", help="what requests call the model")
+    add_engine_flags(parser)
+    parser.add_argument(
+        "--time_limit",
+        metavar="SECONDS",
+        type=parse.float_argument(0, 1e6, above=True),
+        default=600.0,
+        help="the longest that a request may take (default: 600)",
+    )
+    parser.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=parse.float_argument(0, 1e6),
+        default=60.0,
+        help="how long answers that run may take to end after SIGTERM (default: 60)",
+    )
+    parser.add_argument(
+        "--log_prompts", action="store_true", help="write prompts into the access log"
+    )
+    return parser
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of how generations are batched."""
+    parser.add_argument(
+        "--slots",
+        type=parse.int_argument(1, 4096),
+        default=8,
+        help="how many answers are generated at once (default: 8)",
+    )
+    parser.add_argument(
+        "--context",
+        type=parse.int_argument(1),
+        help="the most tokens of a prompt and its answer (default: the model's context)",
+    )
+    parser.add_argument(
+        "--max_queue",
+        type=parse.int_argument(1, 1_000_000),
+        default=256,
+        help="how many answers may wait for a slot; beyond that, requests get 503 (default: 256)",
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the program."""
+    args = make_parser().parse_args(arguments)
+    check_args(args)
+    keys = None if args.api_keys is None else api_keys.load(args.api_keys)
+    with bind(args.host, args.port) as listener:  # raises before the model is read
+        from gptjax.report import console
+        from gptjax.server import (
+            app,  # noqa: F401  a package that is missing is noticed before the model is read
+            batcher,
+        )
+
+        out = console.Console(quiet=False, vital=True)
+        loaded = sample.load_model(args.model, args.assignments, out)
+        engine = batcher.Batcher(
+            loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue
+        )
+        try:
+            out.print(f"{loaded.config.name}, {loaded.description}", "bold")
+            run(args, served_model(args, loaded, engine), keys, listener, out)
+        finally:
+            engine.close()
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raises ValueError for a server that anyone could use though no flag allows it."""
+    if args.api_keys is not None and args.allow_unauthenticated:
+        raise ValueError("--api_keys and --allow_unauthenticated exclude each other: give one")
+    if not (api_keys.is_loopback(args.host) or args.api_keys or args.allow_unauthenticated):
+        raise ValueError(
+            f"--host={args.host} lets others than this machine in: give --api_keys=FILE, or "
+            "--allow_unauthenticated if anyone may use the model"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound; it does not listen yet. Raises ValueError if it cannot be."""
+    listener = None
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ValueError(
+            f"--host={host} --port={port}: {error.strerror or error}: give an address of this "
+            "machine and a port that is free"
+        ) from None
+    return listener
+
+
+def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
+    """Returns the server.served_model.ServedModel of a weights.open_model.LoadedModel."""
+    from gptjax.server import embeddings, served_model
+
+    try:
+        template = loaded.chat_template
+    except ValueError:  # it was not trained to chat
+        template = None
+    return served_model.ServedModel(
+        name=args.served_model_name or loaded.config.name,
+        generator=engine,
+        tokenizer=loaded.tokenizer,
+        chat_template=template,
+        digest=loaded.digest,
+        created=int(time.time()),
+        embed=embeddings.make_embed(loaded.inference_model),
+    )
+
+
+def run(args: argparse.Namespace, model: Any, keys: Any, listener: socket.socket, out: Any) -> None:
+    """Serves until SIGTERM or Ctrl-C. out: a report.console.Console; access log lines go to
+    standard output."""
+    from gptjax.server import access_log, app, http_server
+
+    load = access_log.Load()
+    options = app.Options(
+        keys=keys,
+        local_only=api_keys.is_loopback(args.host)
+        and keys is None
+        and not args.allow_unauthenticated,
+        time_limit_s=args.time_limit,
+        log=lambda line: print(line, flush=True),
+        log_prompts=args.log_prompts,
+    )
+    application = app.make_app(model, options, load)
+    server = http_server.Server(application, load, args.host, args.port, args.drain)
+    listener.listen(BACKLOG)  # who connects from here on is answered
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    out.print(f"{model.name} at http://{host}:{listener.getsockname()[1]}/v1")
+    server.run([listener])
+
+
+if __name__ == "__main__":
+    cli.run(main)

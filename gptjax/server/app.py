@@ -1,0 +1,281 @@
+"""The HTTP application: OpenAI's routes on Starlette, with keys, limits and errors.
+
+A page of another site cannot use it: no CORS header is sent, bodies must be JSON, and where no key
+is needed the Host must be this machine's own name, which a name that was rebound to it is not.
+"""
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import pydantic
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from gptjax.server import (
+    answer,
+    api_keys,
+    embeddings,
+    metrics,
+    openai_errors,
+    openai_types,
+    request_body,
+)
+from gptjax.server.access_log import CLIENT_GONE, AccessLog, Load, RequestRecord
+from gptjax.server.chat_completions import ChatFormat
+from gptjax.server.completions import CompletionFormat
+from gptjax.server.generation_stream import GenerationStream
+from gptjax.server.openai_errors import ApiError
+from gptjax.server.served_model import ServedModel
+
+MAX_ACTIVE = 1024  # requests that are answered, or wait, at a time
+READERS = 4  # threads that parse and tokenize bodies: of 8 MB, JSON may make 300 in memory
+Record = TypeVar("Record", bound=openai_types.Record)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """keys: who may use it; None: anyone who reaches it. local_only: only by a name of this machine
+    itself. time_limit_s: of a request. log: takes the lines of the access log. log_prompts: whether
+    they have the prompts."""
+
+    keys: api_keys.ApiKeys | None = None
+    local_only: bool = False
+    time_limit_s: float = 600.0
+    log: Callable[[str], None] = print
+    log_prompts: bool = False
+
+
+class Routes:
+    """The endpoints of a model."""
+
+    def __init__(self, model: ServedModel, options: Options, load: Load):
+        self._model, self._options, self.load = model, options, load
+        self.metrics = metrics.Metrics(model.generator)
+        self._embedding, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(READERS)
+
+    def table(self) -> list[Route]:
+        """The routes."""
+        return [
+            self._route("GET", "/health", self.health, is_open=True),
+            self._route("GET", "/metrics", self.show_metrics),
+            self._route("GET", "/v1/models", self.list_models),
+            self._route("GET", "/v1/models/{name:path}", self.show_model),
+            self._route("POST", "/v1/completions", self.complete, is_work=True),
+            self._route("POST", "/v1/chat/completions", self.chat, is_work=True),
+            self._route("POST", "/v1/embeddings", self.embed, is_work=True),
+        ]
+
+    def _route(
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        is_open: bool = False,
+        is_work: bool = False,
+    ) -> Route:
+        """is_open: no key is needed. is_work: it counts against limits, and not while draining."""
+
+        async def guarded(request: Request) -> Response:
+            record: RequestRecord = request.state.record
+            record.route = path
+            self._check_host(request)
+            if not is_open:
+                self._check_key(request, record)
+            if is_work:
+                self._check_load(record)
+            try:
+                return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
+
+        return Route(path, guarded, methods=[method])
+
+    # --- who may ----------------------------------------------------------------------------------
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host") or ""
+        name = re.sub(r":\d*$", "", host).strip("[]")
+        if self._options.local_only and not api_keys.is_loopback(name):
+            raise ApiError(
+                403,
+                f"Host is {host[:100]!r}: this server answers on localhost only; start it with "
+                "--api_keys to serve others",
+            )
+
+    def _check_key(self, request: Request, record: RequestRecord) -> None:
+        if self._options.keys is None:
+            return
+        kind, _, secret = (request.headers.get("authorization") or "").partition(" ")
+        if kind.lower() == "bearer" and secret.strip():
+            record.key = self._options.keys.find(secret.strip())
+            message = "Incorrect API key provided"
+        else:
+            message = "You didn't provide an API key: send it as Authorization: Bearer KEY"
+        if record.key is None:
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise ApiError(401, message, None, "invalid_api_key", headers)
+
+    def _check_load(self, record: RequestRecord) -> None:
+        if self.load.is_draining:
+            raise openai_errors.shutting_down()
+        if self.load.n_active > MAX_ACTIVE:
+            raise openai_errors.unavailable(
+                "this server has more requests than it can hold: try again later", "overloaded", 1
+            )
+        if record.key is not None:
+            wait_s, limit = record.key.wait_s()
+            if wait_s:
+                raise openai_errors.too_many(
+                    f"Rate limit reached for {limit} per minute of this key: try again in {wait_s} "
+                    "s",
+                    wait_s,
+                )
+            record.key.take("requests")
+
+    # --- endpoints --------------------------------------------------------------------------------
+
+    async def health(self, request: Request) -> Response:
+        """Whether new requests are taken: 200, or 503 while draining."""
+        if self.load.is_draining:
+            raise openai_errors.shutting_down()
+        return answer.json_response({"status": "ok"})
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Prometheus' metrics."""
+        return Response(self.metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    async def list_models(self, request: Request) -> Response:
+        """The one model."""
+        return answer.json_response({"object": "list", "data": [self._describe_model()]})
+
+    async def show_model(self, request: Request) -> Response:
+        """The model of a name."""
+        self._model.check_name(request.path_params["name"])
+        return answer.json_response(self._describe_model())
+
+    def _describe_model(self) -> dict[str, Any]:
+        return {
+            "id": self._model.name,
+            "object": "model",
+            "created": self._model.created,
+            "owned_by": "gptjax",
+            "max_model_len": self._model.generator.n_ctx,
+        }
+
+    async def complete(self, request: Request) -> Response:
+        """Continues prompts."""
+        return await self._generate(request, openai_types.CompletionRequest, CompletionFormat)
+
+    async def chat(self, request: Request) -> Response:
+        """Answers a conversation."""
+        return await self._generate(request, openai_types.ChatRequest, ChatFormat)
+
+    async def _generate(self, request: Request, kind: Any, make_format: Any) -> Response:
+        deadline = asyncio.get_running_loop().time() + self._options.time_limit_s
+
+        def read(content: bytes) -> tuple[Any, Any]:
+            body = self._parse(kind, content)
+            if body.stream_options is not None and not body.stream:
+                raise openai_errors.invalid(
+                    "stream_options is given without stream: give stream=true too", "stream_options"
+                )
+            return body, make_format(self._model, body)
+
+        content = await request_body.read(request)
+        body, form = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        self._count(request.state.record, form.n_prompt, form.prompt_texts)
+        stream = GenerationStream(
+            self._model.generator,
+            form.requests,
+            request.state.record,
+            self.metrics,
+            deadline,
+            self._options.time_limit_s,
+        )
+        return await answer.respond(request, body, form, stream)
+
+    async def embed(self, request: Request) -> Response:
+        """Embeds texts."""
+        embed = self._model.embed
+        if embed is None:
+            raise ApiError(404, f"{self._model.name} has no embeddings here", "model")
+
+        def read(content: bytes) -> tuple[openai_types.EmbeddingRequest, list[tuple[int, ...]]]:
+            body = self._parse(openai_types.EmbeddingRequest, content)
+            return body, embeddings.read_request(self._model, body)
+
+        content = await request_body.read(request)
+        body, texts = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        n_tokens = sum(map(len, texts))
+        decode = self._model.tokenizer.decode
+        self._count(request.state.record, n_tokens, lambda: [decode(ids) for ids in texts])
+        try:
+            async with asyncio.timeout(self._options.time_limit_s):
+                work = anyio.to_thread.run_sync(embed, texts, limiter=self._embedding)
+                vectors = await answer.until_disconnect(request, work)
+        except TimeoutError:
+            raise openai_errors.timed_out(self._options.time_limit_s) from None
+        return answer.json_response(
+            embeddings.format_response(self._model, body, n_tokens, vectors)
+        )
+
+    def _parse(self, kind: type[Record], content: bytes) -> Record:
+        try:
+            body = kind.model_validate(request_body.parse_object(content))
+        except pydantic.ValidationError as error:
+            raise openai_errors.from_validation(error) from None
+        self._model.check_name(body.model)  # type: ignore[attr-defined]
+        return body
+
+    def _count(self, record: RequestRecord, n_prompt: int, texts: Callable[[], list[str]]) -> None:
+        record.prompt_tokens = n_prompt
+        if record.key is not None:
+            record.key.take("tokens", n_prompt)
+        if self._options.log_prompts:
+            record.prompts = texts()
+
+
+async def _handle_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _handle_http_error(request: Request, error: Exception) -> Response:
+    """Of Starlette's router: no such route, or not by that method."""
+    assert isinstance(error, HTTPException)
+    path = request.scope["path"][:200]
+    if error.status_code == 404:
+        return ApiError(404, f"Unknown request URL: {path}", None, "unknown_url").response()
+    message = f"Not allowed to {request.method[:20]} on {path}"
+    code = "method_not_supported" if error.status_code == 405 else None
+    return ApiError(error.status_code, message, None, code, error.headers).response()
+
+
+async def _handle_bug(request: Request, error: Exception) -> Response:
+    """Of anything else: Starlette raises it again, so that its trace is in the server's log."""
+    return openai_errors.server_error().response()
+
+
+def make_app(model: ServedModel, options: Options, load: Load) -> ASGIApp:
+    """Returns the application of a model. load: is kept up to date, for draining."""
+    routes = Routes(model, options, load)
+    app = Starlette(
+        routes=routes.table(),
+        exception_handlers={
+            ApiError: _handle_api_error,
+            HTTPException: _handle_http_error,
+            Exception: _handle_bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    return AccessLog(app, write=options.log, metrics=routes.metrics, load=load)

@@ -1,0 +1,135 @@
+"""python -m gptjax.serve: its flags, and a server by it that SIGTERM ends."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import types
+import urllib.error
+import urllib.request
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs requirements-serve.txt")
+
+from gptjax import sample, serve  # noqa: E402
+
+PROGRAM = """
+import sys, types
+from gptjax import sample, serve
+from gptjax.server import batcher
+from tests import fake_generator
+class Batcher(fake_generator.FakeGenerator):
+    def __init__(self, lm, tokenizer, n_slots, capacity, max_queue):
+        super().__init__(n_ctx=capacity, max_live=n_slots + max_queue)
+    def close(self):
+        print("closed", flush=True)
+batcher.Batcher = Batcher
+model = types.SimpleNamespace(
+    config=types.SimpleNamespace(name="tiny"), description="step 3", digest="0" * 16,
+    tokenizer=fake_generator.TOKENIZER, chat_template=fake_generator.Template(),
+    inference_model=types.SimpleNamespace(model=types.SimpleNamespace(
+        config=types.SimpleNamespace(n_ctx=64))))
+sample.load_model = lambda *given: model
+serve.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--host=0.0.0.0"], "--host=0.0.0.0 lets others than this machine in: give --api_keys"),
+        (["--host=example.org"], "lets others than this machine in"),
+        (["--api_keys=keys", "--allow_unauthenticated"], "exclude each other"),
+        (["--api_keys=missing"], "missing cannot be read"),
+        (["--api_keys=keys"], "line 1 has no key"),
+        (["--host=192.0.2.1", "--allow_unauthenticated"], "give an address of this machine"),
+    ],
+)
+def test_what_is_refused_before_the_model_is_read(flags, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("keys").write_text("alice")
+    monkeypatch.setattr(sample, "load_model", lambda *given: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=words) as caught:
+        serve.main(["--model=x", "--port=0", *flags])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"--port={port}: Address already in use"):
+            serve.bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "is_open", "allowed"),
+    [
+        ("127.0.0.1", None, False, True),
+        ("localhost", None, False, True),
+        ("0.0.0.0", None, False, False),
+        ("0.0.0.0", "keys", False, True),
+        ("0.0.0.0", None, True, True),
+    ],
+)
+def test_who_may_be_let_in(host, keys, is_open, allowed):
+    args = types.SimpleNamespace(host=host, api_keys=keys, allow_unauthenticated=is_open)
+    if allowed:
+        return serve.check_args(args)
+    with pytest.raises(ValueError):
+        serve.check_args(args)
+
+
+@pytest.fixture
+def program():
+    """A function: flags -> (process, URL) of the program, with an engine of scripted tokens."""
+    running = []
+
+    def start(*flags):
+        root = pathlib.Path(__file__).parents[2]
+        command = [sys.executable, "-c", PROGRAM, "--model=x", "--port=0", "--context=64", *flags]
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        running.append(process)
+        for line in process.stdout:
+            if "http://" in line:
+                return process, line.split()[-1]
+        raise AssertionError("it ended")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def post(url, **headers):
+    body = json.dumps({"model": "gpt", "prompt": "secret", "seed": 7}).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    request = urllib.request.Request(f"{url}/completions", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_a_signal_ends(program, number):
+    process, url = program("--served_model_name=gpt", "--log_prompts")
+    assert url.startswith("http://127.0.0.1:") and url.endswith("/v1")
+    assert post(url) == "seed 7"
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    line, closed = process.stdout.read().splitlines()
+    assert json.loads(line)["prompts"] == ["secret"] and closed == "closed"
+
+
+def test_a_server_for_others_needs_keys(program, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("alice sk-aaaaaaaaaaaaaaaa")
+    process, url = program("--host=0.0.0.0", f"--api_keys={file}", "--served_model_name=gpt")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        post(url)
+    assert post(url, Authorization="Bearer sk-aaaaaaaaaaaaaaaa") == "seed 7"
+    assert process.poll() is None
