@@ -3,12 +3,19 @@ as they come, and an answer does not depend on the others.
 """
 
 import argparse
+import contextlib
+import io
+import os
+import pathlib
 import socket
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gptjax import cli, sample
 from gptjax.config import parse
+from gptjax.config.safety import Policy
+from gptjax.configs import registry
 from gptjax.server import api_keys
 
 EXAMPLE = "python -m gptjax.serve --model=runs/nano --port=8000"
@@ -68,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log_prompts", action="store_true", help="write prompts into the access log"
     )
+    add_policy_flags(parser)
     return parser
 
 
@@ -92,18 +100,41 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_policy_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of what is filtered."""
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        default="off",
+        help=f"filters of prompts and answers: {', '.join(registry.POLICIES)}, or FILE.py:NAME of "
+        "your own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--intervention_log",
+        metavar="FILE",
+        type=parse.path_argument,
+        help="what the policy found, a line of JSON each, added to the file: the request's id, the "
+        "kind and what was done, never the text",
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Runs the program."""
     args = make_parser().parse_args(arguments)
     check_args(args)
     keys = None if args.api_keys is None else api_keys.load(args.api_keys)
-    with bind(args.host, args.port) as listener:  # raises before the model is read
+    policy = registry.policy(args.policy)
+    check_policy(args, policy)
+    # What raises does so before the model is read.
+    with bind(args.host, args.port) as listener, line_writer(args.intervention_log) as write:
         from gptjax.report import console
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
             batcher,
+            policy_filter,
         )
 
+        filters = policy_filter.PolicyFilter(policy, write) if has_filters(policy) else None
         out = console.Console(quiet=False, vital=True)
         loaded = sample.load_model(args.model, args.assignments, out)
         engine = batcher.Batcher(
@@ -111,7 +142,7 @@ def main(arguments: list[str]) -> None:
         )
         try:
             out.print(f"{loaded.config.name}, {loaded.description}", "bold")
-            run(args, served_model(args, loaded, engine), keys, listener, out)
+            run(args, served_model(args, loaded, engine), keys, filters, listener, out)
         finally:
             engine.close()
 
@@ -125,6 +156,46 @@ def check_args(args: argparse.Namespace) -> None:
             f"--host={args.host} lets others than this machine in: give --api_keys=FILE, or "
             "--allow_unauthenticated if anyone may use the model"
         )
+
+
+def has_filters(policy: Policy) -> bool:
+    """Whether a policy searches for anything."""
+    return bool(policy.input or policy.output)
+
+
+def check_policy(args: argparse.Namespace, policy: Policy) -> None:
+    """Raises ValueError for a policy that records what is written nowhere, or the reverse."""
+    records = any(part.action == "log" for part in (*policy.input, *policy.output))
+    if records and args.intervention_log is None:
+        raise ValueError(
+            f"--policy={args.policy} only records what it finds: give --intervention_log=FILE"
+        )
+    if args.intervention_log is not None and not has_filters(policy):
+        raise ValueError(
+            f"--intervention_log: --policy={args.policy} searches for nothing: give a policy with "
+            "filters, such as mask"
+        )
+
+
+@contextlib.contextmanager
+def line_writer(path: pathlib.Path | None) -> Iterator[Callable[[str], None]]:
+    """Yields what adds a line to a file, which only its owner may read; to none for None. Raises
+    ValueError if it cannot be opened."""
+    if path is None:
+        yield lambda line: None
+        return
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+    with os.fdopen(number, "ab", buffering=0) as file:
+        yield lambda line: _write_whole(file, f"{line}\n".encode())
+
+
+def _write_whole(file: io.RawIOBase, content: bytes) -> None:
+    """Writes in one call, so that lines of several threads stay whole."""
+    if file.write(content) != len(content):
+        raise OSError("the disk is full")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -164,9 +235,11 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     )
 
 
-def run(args: argparse.Namespace, model: Any, keys: Any, listener: socket.socket, out: Any) -> None:
-    """Serves until SIGTERM or Ctrl-C. out: a report.console.Console; access log lines go to
-    standard output."""
+def run(
+    args: argparse.Namespace, model: Any, keys: Any, filters: Any, listener: socket.socket, out: Any
+) -> None:
+    """Serves until SIGTERM or Ctrl-C. filters: a server.policy_filter.PolicyFilter, or None. out: a
+    report.console.Console; access log lines go to standard output."""
     from gptjax.server import access_log, app, http_server
 
     load = access_log.Load()
@@ -178,6 +251,7 @@ def run(args: argparse.Namespace, model: Any, keys: Any, listener: socket.socket
         time_limit_s=args.time_limit,
         log=lambda line: print(line, flush=True),
         log_prompts=args.log_prompts,
+        policy=filters,
     )
     application = app.make_app(model, options, load)
     server = http_server.Server(application, load, args.host, args.port, args.drain)

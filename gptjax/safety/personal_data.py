@@ -140,9 +140,7 @@ VERSION_BEFORE = re.compile(
     re.IGNORECASE,
 )
 # A dash and what is not the last address of a range: 93.184.216.34-93.184.216.40, or -40.
-VERSION_AFTER = re.compile(
-    r"-(?!(?:\d{1,3}\.){3}\d)(?:(\d{1,3})(?![A-Za-z0-9_.-])|[A-Za-z0-9_])"
-)
+VERSION_AFTER = re.compile(r"-(?!(?:\d{1,3}\.){3}\d)(?:(\d{1,3})(?![A-Za-z0-9_.-])|[A-Za-z0-9_])")
 NO_IPV4_BEFORE = rf"{NO_WORD_BEFORE}(?<![A-Za-z0-9]_)(?<!\d\.)"
 NO_IPV6_BEFORE = r"(?<![A-Za-z0-9])(?<!\d\.)(?<![0-9A-Fa-f]:)(?<!::)"
 

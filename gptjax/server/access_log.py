@@ -4,9 +4,11 @@ import asyncio
 import dataclasses
 import json
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptjax.server.api_keys import ApiKey
@@ -19,7 +21,7 @@ CLIENT_GONE = 499  # nginx's status for a client that closed the connection befo
 @dataclasses.dataclass
 class RequestRecord:
     """What becomes known of a request while it is answered. start: time.monotonic(). route: of the
-    table of routes. status: of HTTP. prompts: to be logged."""
+    table of routes. status: of HTTP. prompts: to be logged. id: OpenAI's x-request-id."""
 
     start: float
     route: str = "other"
@@ -29,6 +31,7 @@ class RequestRecord:
     new_tokens: int = 0
     first_token_s: float | None = None
     prompts: list[str] | None = None
+    id: str = dataclasses.field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
 
     def count(self, n_new: int) -> None:
         """Counts new tokens, also against the key's limit."""
@@ -62,6 +65,8 @@ class AccessLog:
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = record.id
             await send(message)
 
         self._load.n_active += 1
@@ -86,6 +91,7 @@ def format_line(scope: Scope, record: RequestRecord, seconds: float) -> str:
     out."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "id": record.id,
         "client": scope["client"][0] if scope.get("client") else None,
         "key": record.key.name if record.key else None,
         "method": scope["method"],

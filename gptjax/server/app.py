@@ -34,6 +34,7 @@ from gptjax.server.chat_completions import ChatFormat
 from gptjax.server.completions import CompletionFormat
 from gptjax.server.generation_stream import GenerationStream
 from gptjax.server.openai_errors import ApiError
+from gptjax.server.policy_filter import PolicyFilter
 from gptjax.server.served_model import ServedModel
 
 MAX_ACTIVE = 1024  # requests that are answered, or wait, at a time
@@ -46,13 +47,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Options:
     """keys: who may use it; None: anyone who reaches it. local_only: only by a name of this machine
     itself. time_limit_s: of a request. log: takes the lines of the access log. log_prompts: whether
-    they have the prompts."""
+    they have the prompts. policy: the filters of prompts and answers; None: none."""
 
     keys: api_keys.ApiKeys | None = None
     local_only: bool = False
     time_limit_s: float = 600.0
     log: Callable[[str], None] = print
     log_prompts: bool = False
+    policy: PolicyFilter | None = None
 
 
 class Routes:
@@ -182,9 +184,10 @@ class Routes:
 
     async def _generate(self, request: Request, kind: Any, make_format: Any) -> Response:
         deadline = asyncio.get_running_loop().time() + self._options.time_limit_s
+        record, policy = request.state.record, self._options.policy
 
         def read(content: bytes) -> tuple[Any, Any]:
-            body = self._parse(kind, content)
+            body = self._parse(kind, content, record)
             if body.stream_options is not None and not body.stream:
                 raise openai_errors.invalid(
                     "stream_options is given without stream: give stream=true too", "stream_options"
@@ -193,14 +196,16 @@ class Routes:
 
         content = await request_body.read(request)
         body, form = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
-        self._count(request.state.record, form.n_prompt, form.prompt_texts)
+        self._count(record, form.n_prompt, form.prompt_texts)
+        numbers = range(len(form.requests))
         stream = GenerationStream(
             self._model.generator,
             form.requests,
-            request.state.record,
+            record,
             self.metrics,
             deadline,
             self._options.time_limit_s,
+            policy and [policy.filter_answer(record.id, number) for number in numbers],
         )
         return await answer.respond(request, body, form, stream)
 
@@ -211,7 +216,7 @@ class Routes:
             raise ApiError(404, f"{self._model.name} has no embeddings here", "model")
 
         def read(content: bytes) -> tuple[openai_types.EmbeddingRequest, list[tuple[int, ...]]]:
-            body = self._parse(openai_types.EmbeddingRequest, content)
+            body = self._parse(openai_types.EmbeddingRequest, content, request.state.record)
             return body, embeddings.read_request(self._model, body)
 
         content = await request_body.read(request)
@@ -229,13 +234,14 @@ class Routes:
             embeddings.format_response(self._model, body, n_tokens, vectors)
         )
 
-    def _parse(self, kind: type[Record], content: bytes) -> Record:
+    def _parse(self, kind: type[Record], content: bytes, record: RequestRecord) -> Record:
         try:
             body = kind.model_validate(request_body.parse_object(content))
         except pydantic.ValidationError as error:
             raise openai_errors.from_validation(error) from None
         self._model.check_name(body.model)  # type: ignore[attr-defined]
-        return body
+        policy = self._options.policy
+        return body if policy is None else policy.filter_request(body, record.id)
 
     def _count(self, record: RequestRecord, n_prompt: int, texts: Callable[[], list[str]]) -> None:
         record.prompt_tokens = n_prompt

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 MAX_LOGPROBS = 20  # alternatives that are given for a token
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ class Piece:
     logprobs or echo. Those of the prompt come in the first piece. An end token has one, too,
     though it is no part of the text: lm-evaluation-harness takes the last score after an echoed
     prompt for that of the new token. n_tokens: new tokens since. finish_reason: how it ended, in
-    the last piece: at a stop string or end token, or at max_tokens; else None.
+    the last piece: at a stop string or end token, at max_tokens, or by a policy, which is not
+    the engine's; else None.
     """
 
     text: str = ""

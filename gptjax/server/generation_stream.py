@@ -13,6 +13,7 @@ from gptjax.server.access_log import RequestRecord
 from gptjax.server.generation import Full, GenerationRequest, Generator, Handle, Piece
 from gptjax.server.metrics import Metrics
 from gptjax.server.openai_errors import invalid, timed_out, unavailable
+from gptjax.server.policy_filter import AnswerFilter
 
 MAX_PENDING_PIECES = 512  # of each generation: what a client that reads slowly may leave unread
 PARAMS = {"json_schema": "response_format", "regex": "structured_outputs"}  # of each Grammar.kind
@@ -20,7 +21,8 @@ PARAMS = {"json_schema": "response_format", "regex": "structured_outputs"}  # of
 
 class GenerationStream:
     """Runs generations, and yields their pieces as they come. What it holds is bounded: if pieces
-    are not taken, all of its generations are canceled. deadline: by the event loop's clock."""
+    are not taken, all of its generations are canceled. deadline: by the event loop's clock.
+    filters: None, or of each generation's text."""
 
     def __init__(
         self,
@@ -30,10 +32,11 @@ class GenerationStream:
         metrics: Metrics,
         deadline: float,
         limit_s: float,
+        filters: Sequence[AnswerFilter] | None = None,
     ):
         self._generator, self._requests = generator, requests
         self._record, self._metrics = record, metrics
-        self.deadline, self._limit_s = deadline, limit_s
+        self.deadline, self._limit_s, self._filters = deadline, limit_s, filters
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue(
             MAX_PENDING_PIECES * len(requests)
@@ -76,8 +79,8 @@ class GenerationStream:
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yields (number of the generation, what has come of it), until all have ended. Raises
         ApiError if that takes too long, and what the engine raised."""
-        n_running = len(self._requests)
-        while n_running:
+        running = set(range(len(self._requests)))
+        while running:
             if self._is_slow and self._pieces.empty():
                 raise invalid("the stream was not read as fast as it came: read it faster")
             try:
@@ -87,7 +90,14 @@ class GenerationStream:
                 raise timed_out(self._limit_s) from None
             if isinstance(item, Exception):
                 raise item
-            n_running -= item.finish_reason is not None
+            if number not in running:
+                continue  # what had come when its filter ended it
+            if self._filters is not None:
+                item = self._filters[number].add(item)
+            if item.finish_reason is not None:
+                running.remove(number)
+            if item.finish_reason == "content_filter":
+                self._handles[number].cancel()
             yield number, item
 
     def _post(self, number: int, item: Piece | Exception) -> None:

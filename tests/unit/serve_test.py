@@ -46,6 +46,10 @@ serve.main(sys.argv[1:])
         (["--api_keys=keys", "--allow_unauthenticated"], "exclude each other"),
         (["--api_keys=missing"], "missing cannot be read"),
         (["--api_keys=keys"], "line 1 has no key"),
+        (["--policy=none"], "none"),
+        (["--policy=log"], "--policy=log only records what it finds: give --intervention_log"),
+        (["--intervention_log=found"], "--policy=off searches for nothing"),
+        (["--policy=mask", "--intervention_log=missing/found"], "cannot be written"),
         (["--host=192.0.2.1", "--allow_unauthenticated"], "give an address of this machine"),
     ],
 )
@@ -123,6 +127,23 @@ def test_a_server_that_a_signal_ends(program, number):
     assert process.wait(60) == 0
     line, closed = process.stdout.read().splitlines()
     assert json.loads(line)["prompts"] == ["secret"] and closed == "closed"
+
+
+POLICY = """
+from gptjax.config.safety import Policy, Secrets
+own = Policy(name="own", output=(Secrets(texts=("seed 7",)),))
+"""
+
+
+def test_a_server_with_a_policy(program, tmp_path):
+    log, recipe = tmp_path / "found.jsonl", tmp_path / "my.py"
+    recipe.write_text(POLICY)
+    flags = (f"--policy={recipe}:own", f"--intervention_log={log}", "--served_model_name=gpt")
+    _, url = program(*flags)
+    assert post(url) == post(url) == "<secret>"
+    first, second = map(json.loads, log.read_text().splitlines())
+    assert first["request"].startswith("req_") and first["digest"] == second["digest"]
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_server_for_others_needs_keys(program, tmp_path):

@@ -1,0 +1,128 @@
+"""A safety policy between HTTP and engine: what its filters find in prompts and answers is masked,
+refused or recorded.
+
+An answer leaves as text only while the policy hides any of it: token ids, log-probabilities and
+echoed prompts would go past its filters.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from gptjax.config import safety
+from gptjax.safety import stream_filter
+from gptjax.server import openai_types
+from gptjax.server.generation import Piece
+from gptjax.server.openai_errors import ApiError, invalid
+
+Body = TypeVar("Body", bound=openai_types.Record)
+
+
+class PolicyFilter:
+    """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
+    digests in them are comparable until the server ends. Raises ValueError as stream_filter.rules.
+    """
+
+    def __init__(self, policy: safety.Policy, write: Callable[[str], None]):
+        self._input = stream_filter.rules(policy.input)
+        self._output = stream_filter.rules(policy.output)
+        self._hides = any(rule.action != "log" for rule in self._output)
+        self._write, self._key = write, secrets.token_bytes(32)
+
+    def filter_request(self, body: Body, request_id: str) -> Body:
+        """Returns a request with its texts after the filters of input. Raises ApiError (400) for
+        what they refuse, and for what would go past the filters of output."""
+        match body:
+            case openai_types.EmbeddingRequest():
+                changes = {"input": self._prompts(body.input, "input", request_id)}
+            case openai_types.ChatRequest():
+                if self._hides and body.logprobs:
+                    raise _goes_past("logprobs", "leave it out")
+                changes = {"messages": self._messages(body.messages, request_id)}
+            case openai_types.CompletionRequest():
+                if self._hides:
+                    _check_completion(body)
+                changes = {"prompt": self._prompts(body.prompt, "prompt", request_id)}
+            case _:
+                raise TypeError(type(body))
+        return body.model_copy(update=changes)
+
+    def filter_answer(self, request_id: str, number: int) -> "AnswerFilter":
+        """Returns the filter of a choice of an answer."""
+        found = stream_filter.StreamFilter(self._output, self._key)
+        return AnswerFilter(found, self._write, {"request": request_id, "choice": number})
+
+    def _prompts(self, prompts: Any, param: str, request_id: str) -> Any:
+        if not self._input:
+            return prompts
+        if not _is_text(prompts):
+            raise _goes_past(param, "give a text instead of token ids")
+        if isinstance(prompts, str):
+            return self._text(prompts, param, request_id)
+        return [self._text(x, f"{param}[{i}]", request_id) for i, x in enumerate(prompts)]
+
+    def _messages(
+        self, messages: Sequence[openai_types.Message], request_id: str
+    ) -> list[openai_types.Message]:
+        """Parts of a message are one text for the model, so that they are for the filters."""
+        result = []
+        for number, message in enumerate(messages):
+            text = "".join(part.text for part in message.content)
+            text = self._text(text, f"messages[{number}]", request_id)
+            part = openai_types.TextPart(type="text", text=text)
+            result.append(message.model_copy(update={"content": [part]}))
+        return result
+
+    def _text(self, text: str, param: str, request_id: str) -> str:
+        text, used = stream_filter.filter_text(text, self._input, self._key)
+        for found in used.interventions:
+            self._write(found.to_json(request=request_id, side="input", param=param))
+        if used.is_refused:
+            reason = next(x.reason for x in used.interventions if x.action == "refuse")
+            raise invalid(
+                f"{param} holds {reason}, which the policy of this server refuses: leave it out",
+                param,
+                "content_filter",
+            )
+        return text
+
+
+class AnswerFilter:
+    """Filters the pieces of one choice."""
+
+    def __init__(
+        self, used: stream_filter.StreamFilter, write: Callable[[str], None], labels: dict[str, Any]
+    ):
+        self._filter, self._write, self._labels = used, write, labels
+        self._n_written = 0
+
+    def add(self, piece: Piece) -> Piece:
+        """Returns a piece with the text that may leave by now; with the finish reason
+        content_filter if it is the last since the policy ends the answer."""
+        is_last = piece.finish_reason is not None
+        text = self._filter.end(piece.text) if is_last else self._filter.add(piece.text)
+        for found in self._filter.interventions[self._n_written :]:
+            self._write(found.to_json(**self._labels, side="output"))
+        self._n_written = len(self._filter.interventions)
+        reason = "content_filter" if self._filter.is_refused else piece.finish_reason
+        return dataclasses.replace(piece, text=text, finish_reason=reason)
+
+
+def _check_completion(body: openai_types.CompletionRequest) -> None:
+    """Raises ApiError for what would go past the filters of output."""
+    if body.logprobs is not None:
+        raise _goes_past("logprobs", "leave it out")
+    if body.echo:
+        raise _goes_past("echo", "leave it out")
+    if not _is_text(body.prompt):
+        raise _goes_past("prompt", "give a text instead of token ids")
+
+
+def _is_text(prompts: Any) -> bool:
+    return isinstance(prompts, str) or isinstance(prompts[0], str)
+
+
+def _goes_past(param: str, hint: str) -> ApiError:
+    message = f"{param} would go past the filters of this server's policy: {hint}"
+    return invalid(message, param, "unsupported_parameter")

@@ -1,0 +1,181 @@
+"""Policies of the server: prompts and answers after their filters, in this process."""
+
+import json
+import threading
+
+import pytest
+
+from gptjax.config import safety
+from gptjax.server import generation, policy_filter
+from gptjax.server.generation import Piece
+from tests import planted
+from tests.fake_generator import TOKENIZER, FakeGenerator, events, make_client
+
+CARD = "4111 1111 1111 1111"
+FILTERS = (safety.PersonalData(), safety.Credentials(), safety.Secrets(texts=planted.TEXTS))
+REFUSE = (safety.PersonalData(action="refuse"),)
+LOG = (safety.PersonalData(action="log"),)
+ROUTES = {
+    "/v1/completions": {"prompt": "hi", "max_tokens": 40},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+class Writer(FakeGenerator):
+    """Writes the pieces it is given."""
+
+    def __init__(self, parts, finish_reason: generation.FinishReason = "stop"):
+        super().__init__()
+        self.pieces = [Piece(part, (), 1) for part in parts]
+        self.pieces.append(Piece("", (), 1, finish_reason))
+
+    def submit(self, request, on_piece, on_error):
+        for piece in self.pieces:
+            on_piece(piece)
+        return self
+
+    def cancel(self):
+        self.cancelled.release()
+
+
+def client(generator=None, lines=None, **policy):
+    write = (lambda line: None) if lines is None else lines.append
+    found = policy_filter.PolicyFilter(safety.Policy(name="test", **policy), write)
+    return make_client(generator, policy=found)
+
+
+def post(used, path="/v1/completions", status=200, **body):
+    response = used.post(path, json={"model": "tiny", **ROUTES[path], "seed": 7, **body})
+    assert response.status_code == status, response.text
+    return response
+
+
+def text_of(choice):
+    if "message" in choice or "delta" in choice:
+        choice = choice.get("message") or choice["delta"] | {"text": None}
+    return choice.get("text") or choice.get("content") or ""
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("kind", planted.SECRETS)
+def test_no_character_of_a_secret_leaves_at_any_split(kind, path):
+    secret = min(planted.SECRETS[kind], key=len)
+    text, expected = f"It is {secret}.", f"It is <{kind}>."
+    for parts in [*([text[:cut], text[cut:]] for cut in range(len(text))), list(text)]:
+        used = client(Writer(parts), output=FILTERS)
+        whole = post(used, path).json()["choices"][0]
+        assert (text_of(whole), whole["finish_reason"]) == (expected, "stop")
+        pieces = [event["choices"][0] for event in events(post(used, path, stream=True))]
+        assert "".join(map(text_of, pieces)) == expected
+        assert [piece["finish_reason"] for piece in pieces] == [None] * len(parts) + ["stop"]
+
+
+def test_what_is_cut_off_by_the_length_is_filtered_too():
+    used = client(Writer(["card ", CARD], "length"), output=FILTERS)
+    assert post(used).json()["choices"][0] | {"index": 0} == {
+        "text": "card <card>", "index": 0, "logprobs": None, "finish_reason": "length"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_refusal_ends_its_choice_and_no_other(path):
+    def script(request):
+        is_first = request.sampling.seed == 7
+        return (f"a {CARD} b c d" if is_first else "all is well.").encode()
+
+    used = client(FakeGenerator(script), output=REFUSE)
+    for choice, text, reason in zip(
+        post(used, path, n=2).json()["choices"],
+        ("a ", "all is well."),
+        ("content_filter", "length"),
+        strict=True,
+    ):
+        assert (text_of(choice), choice["finish_reason"]) == (text, reason)
+    pieces = [event["choices"][0] for event in events(post(used, path, n=2, stream=True))]
+    for number, text, reason in ((0, "a ", "content_filter"), (1, "all is well.", "length")):
+        parts = [piece for piece in pieces if piece["index"] == number]
+        assert "".join(map(text_of, parts)) == text
+        reasons = [piece["finish_reason"] for piece in parts]
+        assert reasons == [None] * (len(reasons) - 1) + [reason]
+
+
+def test_a_refusal_frees_the_slot():
+    gate = threading.Semaphore(len(CARD) + 3)
+    generator = FakeGenerator(lambda request: f"{CARD} is it".encode(), gate=gate)
+    assert post(client(generator, output=REFUSE)).json()["choices"][0]["text"] == ""
+    assert generator.cancelled.acquire(timeout=20)
+
+
+def test_the_engine_reads_what_the_filters_of_input_leave():
+    generator = FakeGenerator()
+    used = client(generator, input=FILTERS)
+    post(used, prompt=[f"a {CARD} b", "c"])
+    parts = [{"type": "text", "text": f"d {CARD[:9]}"}, {"type": "text", "text": CARD[9:]}]
+    messages = [{"role": "system", "content": "e"}, {"role": "user", "content": parts}]
+    post(used, "/v1/chat/completions", messages=messages)
+    prompts = [TOKENIZER.decode(request.prompt) for request in generator.requests]
+    assert prompts == ["a <card> b", "c", "s:e|u:d <card>|a:"]
+    body = {"model": "tiny", "input": [f"a {CARD}", "b"]}
+    embeddings = used.post("/v1/embeddings", json=body).json()
+    assert embeddings["usage"]["prompt_tokens"] == len("a <card>") + 1
+
+
+def test_a_prompt_that_is_refused():
+    lines, generator = [], FakeGenerator()
+    used = client(generator, lines, input=REFUSE)
+    for path, body, param in [
+        ("/v1/completions", {"prompt": CARD}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", CARD]}, "prompt[1]"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": CARD}]}, "messages[0]"),
+    ]:
+        response = post(used, path, 400, **body)
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("content_filter", param)
+        assert "a payment card number" in error["message"] and "1111" not in response.text
+        line = json.loads(lines.pop())
+        assert (line["request"], line["param"]) == (response.headers["x-request-id"], param)
+    assert generator.requests == lines == []
+
+
+def test_interventions_have_the_request_and_nothing_of_the_text():
+    lines = []
+    used = client(Writer(["a", f" {CARD}", " and b@example.com"]), lines, input=LOG, output=FILTERS)
+    response = post(used, prompt=f"{CARD}!", n=2)
+    found = [json.loads(line) for line in lines]
+    assert {line["request"] for line in found} == {response.headers["x-request-id"]}
+    first, *rest = found
+    assert (first["side"], first["param"], first["action"]) == ("input", "prompt", "log")
+    answers = [(line["side"], line["choice"], line["kind"], line["action"]) for line in rest]
+    assert sorted(answers) == [
+        ("output", number, kind, "mask") for number in (0, 1) for kind in ("card", "email")
+    ]
+    assert all("number" in line["reason"] or "address" in line["reason"] for line in found)
+    assert first["digest"] in {line["digest"] for line in rest}  # of the same card
+    assert not any("1111" in line or "example" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"logprobs": 0}, "logprobs"),
+        ("/v1/completions", {"echo": True}, "echo"),
+        ("/v1/completions", {"prompt": [1, 2]}, "prompt"),
+        ("/v1/completions", {"prompt": [[1], [2]]}, "prompt"),
+        ("/v1/chat/completions", {"logprobs": True}, "logprobs"),
+    ],
+)
+def test_what_would_go_past_the_filters(path, body, param):
+    for action in ("mask", "refuse"):
+        used = client(output=(*LOG, safety.Credentials(action=action)))
+        error = post(used, path, 400, **body).json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", param)
+        assert error["message"].startswith(f"{param} would go past the filters of this server's")
+    post(client(output=LOG), path, **body)
+    input_only = client(input=FILTERS)
+    post(input_only, path, 400 if param == "prompt" else 200, **body)
+
+
+def test_ids_of_texts_to_embed_go_past_the_filters_of_input():
+    body = {"model": "tiny", "input": [1, 2]}
+    assert client(input=LOG).post("/v1/embeddings", json=body).status_code == 400
+    assert client(output=FILTERS).post("/v1/embeddings", json=body).status_code == 200
