@@ -28,8 +28,8 @@ class Rule:
 @dataclasses.dataclass(frozen=True)
 class Intervention:
     """A match, without its text. position: its first character, counted from the beginning of the
-    text. reason: what it is, in words. digest: 16 hexadecimal digits, the same for the same
-    letters and digits under the same key."""
+    text; negative for one that begins before it. reason: what it is, in words. digest: 16
+    hexadecimal digits, the same for the same letters and digits under the same key."""
 
     kind: str
     action: safety.Action
@@ -78,28 +78,31 @@ def rules(filters: Sequence[safety.Filter]) -> tuple[Rule, ...]:
 
 class StreamFilter:
     """Filters one text. key: secret key of the digests of interventions; who knows it can find
-    short secrets by trying them all.
+    short secrets by trying them all. before: what the text goes on with; of a match that begins
+    there, what is in the text is hidden.
 
     interventions: what was found so far. is_refused: whether the text was ended by a rule.
     """
 
-    def __init__(self, rules: Sequence[Rule], key: bytes):
+    def __init__(self, rules: Sequence[Rule], key: bytes, before: str = ""):
         self.interventions: list[Intervention] = []
         self.is_refused = False
         self._rules, self._key = rules, key
         self._folder = fold.Folder()
         self._text, self._folded = "", ""  # the last part of the text, and as it is searched
         self._places: list[int] = []  # of each folded character, its position in _text
-        self._n_dropped = 0  # characters of the text before _text
+        self._n_before = len(before)  # characters of _text that are not of the text
+        self._n_dropped = -len(before)  # characters of the text before _text
         self._n_done = 0  # characters of _text that have left, or never will
         self._starts = [0] * len(rules)  # from where on each rule has not decided
         self._ends = [0] * len(rules)  # of the last match of each
         self._matches: list[tuple[int, int, int]] = []  # start, end and rule, still to be applied
+        self.add(before)
 
     @property
     def n_held(self) -> int:
         """Characters that have come, and may leave later."""
-        return max(0, len(self._text) - self._n_done)
+        return max(0, len(self._text) - max(self._n_done, self._n_before))
 
     def add(self, text: str) -> str:
         """Adds text and returns what may leave, possibly ""."""
@@ -138,13 +141,15 @@ class StreamFilter:
         for start, end, i in ready:
             rule = self._rules[i]
             first, after = self._places[start], self._places[end - 1] + 1
+            if after <= self._n_before:
+                continue
             if end > self._ends[i]:  # a match within one before is none of its own
                 self._record(rule, start, end)
                 self._ends[i] = end
             if rule.action == "log":
                 continue
             if first >= self._n_done:
-                parts.append(self._text[self._n_done : first])
+                parts.append(self._text[max(self._n_done, self._n_before) : first])
                 if rule.action == "mask":
                     parts.append(f"<{rule.detector.kind}>")
             if rule.action == "refuse":
@@ -153,7 +158,7 @@ class StreamFilter:
                 return "".join(parts)
             self._n_done = max(self._n_done, after)
         stop = self._places[limit] if limit < len(self._places) else len(self._text)
-        parts.append(self._text[self._n_done : stop])
+        parts.append(self._text[max(self._n_done, self._n_before) : stop])
         self._n_done = max(self._n_done, stop)
         return "".join(parts)
 
@@ -180,6 +185,7 @@ class StreamFilter:
         self._text, self._folded = self._text[n:], self._folded[n_folded:]
         self._places = [place - n for place in self._places[n_folded:]]
         self._n_dropped, self._n_done = self._n_dropped + n, self._n_done - n
+        self._n_before = max(0, self._n_before - n)
         self._starts = [start - n_folded for start in self._starts]
         self._ends = [end - n_folded for end in self._ends]
         self._matches = [(a - n_folded, b - n_folded, i) for a, b, i in self._matches]

@@ -30,6 +30,10 @@ class Format(Protocol):
     kind: str
     event_kind: str
 
+    def text_before(self, number: int) -> str:
+        """What a choice continues, in whose light its text is filtered."""
+        ...
+
     def choice(self, number: int, piece: Piece) -> dict[str, Any]:
         """A whole choice. piece: all that has come of it."""
         ...

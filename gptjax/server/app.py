@@ -186,18 +186,22 @@ class Routes:
         deadline = asyncio.get_running_loop().time() + self._options.time_limit_s
         record, policy = request.state.record, self._options.policy
 
-        def read(content: bytes) -> tuple[Any, Any]:
+        def read(content: bytes) -> tuple[Any, Any, Any]:
             body = self._parse(kind, content, record)
             if body.stream_options is not None and not body.stream:
                 raise openai_errors.invalid(
                     "stream_options is given without stream: give stream=true too", "stream_options"
                 )
-            return body, make_format(self._model, body)
+            form = make_format(self._model, body)
+            filters = policy and [
+                policy.filter_answer(record.id, number, form.text_before(number))
+                for number in range(len(form.requests))
+            ]
+            return body, form, filters
 
         content = await request_body.read(request)
-        body, form = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        body, form, filters = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
         self._count(record, form.n_prompt, form.prompt_texts)
-        numbers = range(len(form.requests))
         stream = GenerationStream(
             self._model.generator,
             form.requests,
@@ -205,7 +209,7 @@ class Routes:
             self.metrics,
             deadline,
             self._options.time_limit_s,
-            policy and [policy.filter_answer(record.id, number) for number in numbers],
+            filters,
         )
         return await answer.respond(request, body, form, stream)
 

@@ -54,6 +54,10 @@ class ChatFormat:
         """The conversation as the model reads it, for a log."""
         return [self._tokenizer.decode(self._ids)]
 
+    def text_before(self, number: int) -> str:
+        """None: an answer is a text of its own."""
+        return ""
+
     def choice(self, number: int, piece: Piece) -> dict[str, Any]:
         """A choice."""
         message = {"role": "assistant", "content": piece.text, "refusal": None}

@@ -66,6 +66,10 @@ class CompletionFormat:
         """The prompts, for a log."""
         return [self._echo(prompt) for prompt in self._prompts[:: self._body.n]]
 
+    def text_before(self, number: int) -> str:
+        """The prompt."""
+        return self._echo(self._prompts[number])
+
     def choice(self, number: int, piece: Piece) -> dict[str, Any]:
         """A choice, or the next piece of it; with `echo` the prompt stands first."""
         text = piece.text

@@ -48,9 +48,9 @@ class PolicyFilter:
                 raise TypeError(type(body))
         return body.model_copy(update=changes)
 
-    def filter_answer(self, request_id: str, number: int) -> "AnswerFilter":
-        """Returns the filter of a choice of an answer."""
-        found = stream_filter.StreamFilter(self._output, self._key)
+    def filter_answer(self, request_id: str, number: int, before: str) -> "AnswerFilter":
+        """Returns the filter of a choice of an answer. before: what it continues."""
+        found = stream_filter.StreamFilter(self._output, self._key, before)
         return AnswerFilter(found, self._write, {"request": request_id, "choice": number})
 
     def _prompts(self, prompts: Any, param: str, request_id: str) -> Any:

@@ -17,9 +17,9 @@ RULES = stream_filter.rules(
 FORMS = ("{}", "It is {}, he said.", "({})", "a: {}\nb: {}", "{} {}", "...{}...", "\u8bf7{}\u8bf7")
 
 
-def stream(parts, rules=RULES):
+def stream(parts, rules=RULES, before=""):
     """(what left after each part and at the end, the filter)"""
-    used = stream_filter.StreamFilter(rules, b"key")
+    used = stream_filter.StreamFilter(rules, b"key", before)
     return [*(used.add(part) for part in parts), used.end()], used
 
 
@@ -56,6 +56,25 @@ def test_two_splits(kind):
     for first, second in itertools.combinations(range(len(text) + 1), 2):
         left, _ = stream([text[:first], text[first:second], text[second:]])
         assert expected.startswith(left[0] + left[1]) and "".join(left) == expected
+
+
+@pytest.mark.parametrize("kind", planted.SECRETS)
+def test_of_a_secret_that_begins_before_the_text_no_character_leaves(kind):
+    for secret in planted.SECRETS[kind]:
+        for n_more, cut in itertools.product((0, 600), range(1, len(secret))):
+            before, text = "a " * n_more + secret[:cut], secret[cut:] + ", he said."
+            for parts in ([text], text):
+                left, used = stream(parts, before=before)
+                assert "".join(left) == f"<{kind}>, he said.", (secret, cut)
+                assert used.interventions[0].position == -cut
+
+
+def test_what_is_whole_before_the_text_is_none_of_it():
+    rules = stream_filter.rules([safety.PersonalData(action="refuse")])
+    left, used = stream("of 12, version 93.184.216.34", rules, "4111 1111 1111 1111 of a@b.co ")
+    assert "".join(left) == "of 12, version 93.184.216.34" and not used.interventions
+    left, used = stream("93.184.216.34", rules, "version ")
+    assert "".join(left) == "93.184.216.34" and used.n_held == 0
 
 
 def test_adjacent_secrets():

@@ -70,6 +70,13 @@ def test_no_character_of_a_secret_leaves_at_any_split(kind, path):
         assert [piece["finish_reason"] for piece in pieces] == [None] * len(parts) + ["stop"]
 
 
+def test_a_secret_that_the_prompt_begins():
+    used = client(Writer([CARD[12:], " it is"]), output=FILTERS)
+    whole = post(used, prompt=["a", f"It is {CARD[:12]}"], n=2).json()
+    texts = [f"{CARD[12:]} it is"] * 2 + ["<card> it is"] * 2
+    assert [choice["text"] for choice in whole["choices"]] == texts
+
+
 def test_what_is_cut_off_by_the_length_is_filtered_too():
     used = client(Writer(["card ", CARD], "length"), output=FILTERS)
     assert post(used).json()["choices"][0] | {"index": 0} == {
