@@ -63,10 +63,9 @@ def test_of_a_secret_that_begins_before_the_text_no_character_leaves(kind):
     for secret in planted.SECRETS[kind]:
         for n_more, cut in itertools.product((0, 600), range(1, len(secret))):
             before, text = "a " * n_more + secret[:cut], secret[cut:] + ", he said."
-            for parts in ([text], text):
-                left, used = stream(parts, before=before)
-                assert "".join(left) == f"<{kind}>, he said.", (secret, cut)
-                assert used.interventions[0].position == -cut
+            left, used = stream([text] if n_more else text, before=before)
+            assert "".join(left) == f"<{kind}>, he said.", (secret, cut)
+            assert used.interventions[0].position == -cut
 
 
 def test_what_is_whole_before_the_text_is_none_of_it():
