@@ -13,7 +13,7 @@ import numpy as np
 from gptjax.data.tokenizers import build
 from gptjax.generate import sampling, streaming
 from gptjax.model import inference
-from gptjax.server import slots
+from gptjax.server import grammar, slots
 from gptjax.server.generation import (
     MAX_LOGPROBS,
     FinishReason,
@@ -54,6 +54,7 @@ class Batcher:
         self.n_ctx = capacity or lm.model.config.n_ctx
         self.tokenizer = tokenizer
         self._slots = slots.Slots(lm, n_slots, self.n_ctx)
+        self._grammars = grammar.GrammarCompiler(tokenizer, self._slots.n_vocab)
         self._max_queue = max_queue
         self._condition = threading.Condition()  # of what follows
         self._queue: collections.deque[_Generation] = collections.deque()
@@ -72,6 +73,8 @@ class Batcher:
         """As `generation.Generator.submit`."""
         check(request, self._slots.n_vocab, self.n_ctx)
         generation = _Generation(request, self.tokenizer, on_piece, on_error)
+        if request.grammar is not None:
+            generation.matcher = self._grammars.compile(request.grammar, request.end_ids)
         with self._condition:
             if self._is_closed:
                 raise Stopped("the server is shutting down")
@@ -167,7 +170,10 @@ class Batcher:
     def _prefill(self, slot: int) -> None:
         """Reads a piece of a slot's prompt, and adds the first token if that was the last piece."""
         generation = self._running[slot]
-        tokens, scores = self._slots.prefill(slot, generation.request.echo)
+        allowed = self._allowed([slot])
+        if slot not in self._running:
+            return
+        tokens, scores = self._slots.prefill(slot, generation.request.echo, allowed.get(slot))
         if scores is not None:
             generation.add_prompt_scores(scores.first, scores.scores)
         if tokens is not None:
@@ -177,9 +183,24 @@ class Batcher:
     def _generate(self, writing: list[int]) -> None:
         """Adds a token to each slot that is read."""
         wants_scores = any(self._running[s].request.logprobs is not None for s in writing)
-        tokens = self._slots.generate(writing, wants_scores)
+        allowed = self._allowed(writing)
+        writing = [slot for slot in writing if slot in self._running]
+        tokens = self._slots.generate(writing, wants_scores, allowed)
         for slot in writing:
             self._add(slot, int(tokens.token_B[slot]), tokens.scores, slot)
+
+    def _allowed(self, some: list[int]) -> dict[int, np.ndarray]:
+        """The tokens that the grammars of some slots allow. A slot whose grammar fails is freed."""
+        allowed = {}
+        for slot in some:
+            generation = self._running[slot]
+            if generation.matcher is not None:
+                try:
+                    allowed[slot] = generation.matcher.allowed()
+                except ValueError as error:
+                    generation.fail(error)
+                    self._free(slot)
+        return allowed
 
     def _add(self, slot: int, token: int, scores: Scores, row: int) -> None:
         generation = self._running[slot]
@@ -228,6 +249,7 @@ class _Generation:
     is_read: bool = False  # whether its prompt is
     is_cancelled: bool = False
     n_tokens: int = 0
+    matcher: grammar.Matcher | None = None
 
     def __post_init__(self):
         stops = self.request.stops
@@ -270,7 +292,12 @@ class _Generation:
             self._end("stop", 0)
             return True
         self.n_tokens += 1
+        if self.matcher is not None:
+            self.matcher.add(token)
         text = self._text.add([token])
+        if self.matcher is not None and self.matcher.is_whole():
+            self._end("stop", 1, text)
+            return True
         if self._text.is_stopped or self.n_tokens == self.request.max_tokens:
             self._end("stop" if self._text.is_stopped else "length", 1, text)
             return True
