@@ -10,7 +10,7 @@ from gptjax.config import schema
 from gptjax.data.tokenizers import build
 from gptjax.model import inference
 from gptjax.server import batcher
-from gptjax.server.generation import Full, GenerationRequest, Grammar, RowSampling
+from gptjax.server.generation import Full, GenerationRequest, Grammar, Piece, RowSampling
 from tests import tiny
 
 N_CTX = 64
@@ -109,6 +109,8 @@ def test_a_generation_that_is_cancelled_frees_its_slot(make):
         ask(one, "too many")
     cancelled.cancel()
     handle.cancel()
+    handle.on_piece = pytest.fail  # that a step was in progress changes nothing
+    handle._give(Piece("x"))
     assert wait(waiting)[2] == 3
     assert last.empty() and one.stats().active == 0
     assert wait(ask(one, "after", n=2)[0])[2] == 2
@@ -137,6 +139,7 @@ def test_a_short_one_that_comes_later_ends_before_a_long_one(make):
 def test_a_prompt_is_scored_and_a_prefix_is_read_once(make):
     one = make(n_slots=2)
     prompt = "b" * 40
+    wait(ask(one, prompt, n=1)[0])
     _, scores, n, reason = wait(ask(one, prompt, n=0, echo=True, logprobs=2)[0])
     assert (n, reason, len(scores)) == (0, "length", 40)
     assert scores[0].logprob is None and all(len(s.alternatives) == 2 for s in scores[1:])
