@@ -48,12 +48,14 @@ class Batcher:
         n_slots: int = 8,
         capacity: int | None = None,
         max_queue: int = 256,
+        chunk: int = slots.CHUNK,
     ):
         """capacity: tokens of a prompt and its continuation, at most (default: the model's
-        context)."""
+        context). chunk: tokens of a prompt that are read at once, and the unit of prefixes that are
+        shared."""
         self.n_ctx = capacity or lm.model.config.n_ctx
         self.tokenizer = tokenizer
-        self._slots = slots.Slots(lm, n_slots, self.n_ctx)
+        self._slots = slots.Slots(lm, n_slots, self.n_ctx, chunk)
         self._grammars = grammar.GrammarCompiler(tokenizer, self._slots.n_vocab)
         self._max_queue = max_queue
         self._condition = threading.Condition()  # of what follows

@@ -137,7 +137,7 @@ def test_a_short_one_that_comes_later_ends_before_a_long_one(make):
 
 
 def test_a_prompt_is_scored_and_a_prefix_is_read_once(make):
-    one = make(n_slots=2)
+    one = make(n_slots=2, chunk=16)
     prompt = "b" * 40
     wait(ask(one, prompt, n=1)[0])
     _, scores, n, reason = wait(ask(one, prompt, n=0, echo=True, logprobs=2)[0])
@@ -146,6 +146,7 @@ def test_a_prompt_is_scored_and_a_prefix_is_read_once(make):
     assert all(s.token == 98 and s.text == "b" for s in scores)
     assert one.stats().cached_tokens == 0
     assert len(wait(ask(one, prompt, n=2, logprobs=0)[0])[1]) == 2
+    assert one.stats().cached_tokens == 32
 
 
 def test_a_grammar_is_kept_from_the_first_token_on(make):
