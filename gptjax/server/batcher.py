@@ -50,17 +50,18 @@ class Batcher:
         max_queue: int = 256,
         chunk: int = slots.CHUNK,
     ):
-        """capacity: tokens of a prompt and its continuation, at most (default: the model's
-        context). chunk: tokens of a prompt that are read at once, and the unit of prefixes that are
-        shared."""
+        """Compiles what the generations need. capacity: tokens of a prompt and its continuation, at
+        most (default: the model's context). chunk: tokens of a prompt that are read at once, and
+        the unit of prefixes that are shared."""
         self.n_ctx = capacity or lm.model.config.n_ctx
         self.tokenizer = tokenizer
         self._slots = slots.Slots(lm, n_slots, self.n_ctx, chunk)
+        self._slots.compile()
         self._grammars = grammar.GrammarCompiler(tokenizer, self._slots.n_vocab)
         self._max_queue = max_queue
         self._condition = threading.Condition()  # of what follows
         self._queue: collections.deque[_Generation] = collections.deque()
-        self._is_closed = False
+        self._end: Exception | None = None  # why nothing is run any more
         self._n_running = self._n_prompt = self._n_cached = self._n_new = 0
         self._running: dict[int, _Generation] = {}  # slot -> generation; of the thread alone
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -78,8 +79,8 @@ class Batcher:
         if request.grammar is not None:
             generation.matcher = self._grammars.compile(request.grammar, request.end_ids)
         with self._condition:
-            if self._is_closed:
-                raise Stopped("the server is shutting down")
+            if self._end is not None:
+                raise self._end
             if len(self._queue) >= self._max_queue:
                 raise Full
             self._queue.append(generation)
@@ -90,6 +91,7 @@ class Batcher:
         """As `generation.Generator.stats`."""
         with self._condition:
             return Stats(
+                self._end is None,
                 self._slots.n_slots,
                 self._n_running,
                 len(self._queue),
@@ -101,16 +103,15 @@ class Batcher:
     def close(self) -> None:
         """Ends the thread, and with an error what is not finished."""
         with self._condition:
-            self._is_closed = True
+            self._end = self._end or Stopped("the server is shutting down")
             self._condition.notify()
         self._thread.join()
 
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        error: Exception = Stopped("the server is shutting down")
+        error: Exception | None = None
         try:
-            self._slots.compile()
             turns = itertools.count()
             while self._admit():
                 self._drop_cancelled()
@@ -123,7 +124,7 @@ class Batcher:
         except Exception as cause:  # of the device, as its memory: nothing can go on
             error = cause
         with self._condition:
-            self._is_closed = True
+            self._end = error = error or self._end or Stopped("the server is shutting down")
             left = [*self._running.values(), *self._queue]
             self._running.clear()
             self._queue.clear()
@@ -136,9 +137,9 @@ class Batcher:
         once the batcher is closed."""
         while True:
             with self._condition:
-                while not self._queue and not self._running and not self._is_closed:
+                while not self._queue and not self._running and self._end is None:
                     self._condition.wait()
-                if self._is_closed:
+                if self._end is not None:
                     return False
                 free = [s for s in range(self._slots.n_slots) if s not in self._running]
                 taken = [self._queue.popleft() for _ in free[: len(self._queue)]]

@@ -203,3 +203,19 @@ def test_what_runs_when_the_batcher_is_closed_ends_with_an_error(make):
             wait(pieces)
     with pytest.raises(batcher.Stopped):
         ask(one)
+
+
+def test_after_an_error_of_the_device_nothing_is_taken(make, monkeypatch):
+    one = make(n_slots=1)
+    assert one.stats().is_running
+
+    def fail(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(one._slots, "generate", fail)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        wait(ask(one)[0])
+    one._thread.join()
+    assert not one.stats().is_running
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        ask(one)
