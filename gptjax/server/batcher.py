@@ -26,7 +26,7 @@ from gptjax.server.generation import (
 from gptjax.server.row_sampling import MAX_BIASES, Scores
 
 
-class Stopped(RuntimeError):
+class Shutdown(RuntimeError):
     """The batcher was closed before a generation ended."""
 
 
@@ -103,7 +103,7 @@ class Batcher:
     def close(self) -> None:
         """Ends the thread, and with an error what is not finished."""
         with self._condition:
-            self._end = self._end or Stopped("the server is shutting down")
+            self._end = self._end or Shutdown("the server is shutting down")
             self._condition.notify()
         self._thread.join()
 
@@ -114,7 +114,7 @@ class Batcher:
         try:
             turns = itertools.count()
             while self._admit():
-                self._drop_cancelled()
+                self._drop_canceled()
                 reading = [slot for slot, g in self._running.items() if not g.is_read]
                 if reading:
                     self._prefill(reading[next(turns) % len(reading)])
@@ -124,7 +124,7 @@ class Batcher:
         except Exception as cause:  # of the device, as its memory: nothing can go on
             error = cause
         with self._condition:
-            self._end = error = error or self._end or Stopped("the server is shutting down")
+            self._end = error = error or self._end or Shutdown("the server is shutting down")
             left = [*self._running.values(), *self._queue]
             self._running.clear()
             self._queue.clear()
@@ -144,7 +144,7 @@ class Batcher:
                 free = [s for s in range(self._slots.n_slots) if s not in self._running]
                 taken = [self._queue.popleft() for _ in free[: len(self._queue)]]
             for generation, slot in zip(taken, free, strict=False):
-                if not generation.is_cancelled:
+                if not generation.is_canceled:
                     self._insert(slot, generation)
             if self._running:
                 return True
@@ -159,9 +159,9 @@ class Batcher:
             self._n_prompt += len(request.prompt)
             self._n_cached += n
 
-    def _drop_cancelled(self) -> None:
+    def _drop_canceled(self) -> None:
         for slot, generation in [*self._running.items()]:
-            if generation.is_cancelled:
+            if generation.is_canceled:
                 self._free(slot)
 
     def _free(self, slot: int) -> None:
@@ -250,7 +250,7 @@ class _Generation:
     on_piece: Callable[[Piece], None]
     on_error: Callable[[Exception], None]
     is_read: bool = False  # whether its prompt is
-    is_cancelled: bool = False
+    is_canceled: bool = False
     n_tokens: int = 0
     matcher: grammar.Matcher | None = None
 
@@ -263,11 +263,11 @@ class _Generation:
 
     def cancel(self) -> None:
         """As `generation.Handle.cancel`."""
-        self.is_cancelled = True
+        self.is_canceled = True
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error."""
-        if not self.is_cancelled:
+        if not self.is_canceled:
             self.on_error(error)
 
     def add_prompt_scores(self, first: int, scores: Scores) -> None:
@@ -314,7 +314,7 @@ class _Generation:
         self._give(Piece(text, tuple(self._scores), n_tokens, reason))
 
     def _give(self, piece: Piece) -> None:
-        if not self.is_cancelled:
+        if not self.is_canceled:
             self.on_piece(piece)
 
     def _score(self, token: int, logprob: float | None, ids, logprobs) -> TokenScore:

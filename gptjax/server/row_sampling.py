@@ -148,13 +148,13 @@ def _filter(logits_BV: jax.Array, params: RowParams) -> jax.Array:
         k_B = jnp.where(params.top_k_B > 0, params.top_k_B, below_BV.shape[-1])
         return _keep_least(below_BV, jnp.ones_like(below_BV), k_B.astype(jnp.float32))
 
-    def keep_top_p(below_BV):
+    def keep_likeliest(below_BV):
         p_BV = jnp.exp(-below_BV)
         mass_B = jnp.where(params.top_p_B < 1, params.top_p_B * p_BV.sum(-1), 0)
         return jnp.where(params.top_p_B[:, None] < 1, _keep_least(below_BV, p_BV, mass_B), below_BV)
 
     below_BV = jax.lax.cond((params.top_k_B > 0).any(), keep_top_k, lambda y: y, below_BV)
-    return -jax.lax.cond((params.top_p_B < 1).any(), keep_top_p, lambda y: y, below_BV)
+    return -jax.lax.cond((params.top_p_B < 1).any(), keep_likeliest, lambda y: y, below_BV)
 
 
 def _keep_least(values_BV: jax.Array, weights_BV: jax.Array, least_B: jax.Array) -> jax.Array:

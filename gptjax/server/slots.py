@@ -36,7 +36,7 @@ class State(flax.struct.PyTreeNode):
 
 class Tokens(NamedTuple):
     """New tokens of slots and their log-probabilities, on this machine. Scores are zeros where they
-    were not asked for."""
+    are not wanted."""
 
     token_B: np.ndarray
     scores: row_sampling.Scores

@@ -199,9 +199,9 @@ def test_what_runs_when_the_batcher_is_closed_ends_with_an_error(make):
     running.get(timeout=60)
     one.close()
     for pieces in (running, waiting):
-        with pytest.raises(batcher.Stopped):
+        with pytest.raises(batcher.Shutdown):
             wait(pieces)
-    with pytest.raises(batcher.Stopped):
+    with pytest.raises(batcher.Shutdown):
         ask(one)
 
 
