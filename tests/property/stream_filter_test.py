@@ -72,7 +72,7 @@ def test_what_is_whole_before_the_text_is_none_of_it():
     rules = stream_filter.rules([safety.PersonalData(action="refuse")])
     left, used = stream("of 12, version 93.184.216.34", rules, "4111 1111 1111 1111 of a@b.co ")
     assert "".join(left) == "of 12, version 93.184.216.34" and not used.interventions
-    for text in (" is here", " <email>"):
+    for text in (" is here", " <email> it is"):
         left, _ = stream([text.replace("<email>", "a@b.co")], before="of jane")
         assert "".join(left) == text
     left, used = stream("93.184.216.34", rules, "version ")
