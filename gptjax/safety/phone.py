@@ -3,7 +3,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gptjax.safety.detector import Match, Pattern
 from gptjax.safety.personal_data import before
@@ -38,6 +38,7 @@ ROW_BEFORE = re.compile(r"(?<!\d{11})\d $")
 ROW_AFTER = re.compile(r" \d")
 PAIRS = re.compile(r"\d\d(?: \d\d)+")
 SHORT_GROUPS = re.compile(r"\d{1,2}(?:\D+\d{1,2})+")  # as people count: 40 42 44 46 48
+SINGLE_DIGITS = re.compile(r"\d(?:\D+\d)+")  # too many are found in rows of numbers
 WORD_BEFORE = re.compile(
     r"(?<![A-Za-z])(?:tel|tele?phone|phone|fax|mobile|mob|cell)(?:\.? ?(?:no|number))?"
     r"[\s.:#]{0,3}$",
@@ -74,17 +75,19 @@ def detector(region: str | None = None) -> Pattern:
 
 def _find_end(region: str | None, match: Match) -> int | None:
     """Where the longest number ends that begins with the run of digits, by the surest sign."""
-    ends = list(_number_ends(match))
-    for is_phone in (
-        functools.partial(_is_valid, region),
-        _is_international,
-        functools.partial(_is_national, region),
-        _is_called_phone,
-    ):
-        for end in ends:
-            number = match.string[match.start() : end]
-            if not NO_PHONE.fullmatch(number) and is_phone(match, number):
-                return end
+    numbers = [match.string[match.start() : end] for end in _number_ends(match)]
+    numbers = [number for number in numbers if not NO_PHONE.fullmatch(number)]
+    signs: list[Callable[[Match, str], bool]] = [functools.partial(_is_national, region)]
+    if region is not None:
+        signs.insert(0, functools.partial(_is_valid, region))
+    if match[0].startswith("+"):
+        signs.insert(-1, _is_international)
+    if WORD_BEFORE.search(before(match)):
+        signs.append(_is_called_phone)
+    for is_phone in signs:
+        for number in numbers:
+            if is_phone(match, number):
+                return match.start() + len(number)
     return None
 
 
@@ -103,8 +106,8 @@ def _count_digits(number: str) -> int:
     return sum(map(str.isdigit, re.split("[ex]", number)[0]))  # without an extension
 
 
-def _is_valid(region: str | None, match: Match, number: str) -> bool:
-    if region is None or not 7 <= _count_digits(number) <= 15:
+def _is_valid(region: str, match: Match, number: str) -> bool:
+    if not 7 <= _count_digits(number) <= 15 or SINGLE_DIGITS.fullmatch(number):
         return False
     forms = (number, f"+{number[2:]}") if number.startswith("00") else (number,)
     if len(forms) == 1 and number[0] != "+":
@@ -145,12 +148,13 @@ def _is_international(match: Match, number: str) -> bool:
 def _is_national(region: str | None, match: Match, number: str) -> bool:
     text, end, n_digits = match.string, match.start() + len(number), _count_digits(number)
     is_trunk = bool(TRUNK.fullmatch(number))
-    is_row = ROW_BEFORE.search(before(match)) or is_trunk and ROW_AFTER.match(text, end)
-    if is_row and (region is None or PAIRS.fullmatch(number)) or not END.match(text, end):
+    if not (9 <= n_digits <= 15 and (is_trunk or NATIONAL.fullmatch(number))):
         return False
-    return 9 <= n_digits <= 15 and (is_trunk or bool(NATIONAL.fullmatch(number)))
+    is_row = ROW_BEFORE.search(before(match)) or is_trunk and ROW_AFTER.match(text, end)
+    is_in_row = is_row and (region is None or PAIRS.fullmatch(number))
+    return not is_in_row and bool(END.match(text, end))
 
 
 def _is_called_phone(match: Match, number: str) -> bool:
-    is_bare = END.match(match.string, match.start() + len(number)) and BARE.fullmatch(number)
-    return bool(is_bare and WORD_BEFORE.search(before(match)))
+    is_end = END.match(match.string, match.start() + len(number))
+    return bool(is_end and BARE.fullmatch(number))

@@ -188,12 +188,17 @@ class Routes:
         record, policy = request.state.record, self._options.policy
 
         def read(content: bytes) -> tuple[Any, Any, Any]:
-            body = self._parse(kind, content, record)
+            body = self._parse(kind, content)
             if body.stream_options is not None and not body.stream:
                 raise openai_errors.invalid(
                     "stream_options is given without stream: give stream=true too", "stream_options"
                 )
-            form = make_format(self._model, body)
+            form = make_format(
+                self._model, body
+            )  # first: a prompt that is too long is not searched
+            if policy is not None:
+                changed = policy.filter_request(body, record.id)
+                form = form if changed == body else make_format(self._model, changed)
             filters = policy and [
                 policy.filter_answer(record.id, number, form.text_before(number))
                 for number in range(len(form.requests))
@@ -221,7 +226,11 @@ class Routes:
             raise ApiError(404, f"{self._model.name} has no embeddings here", "model")
 
         def read(content: bytes) -> tuple[openai_types.EmbeddingRequest, list[tuple[int, ...]]]:
-            body = self._parse(openai_types.EmbeddingRequest, content, request.state.record)
+            body = self._parse(openai_types.EmbeddingRequest, content)
+            texts = embeddings.read_request(self._model, body)
+            if self._options.policy is None:
+                return body, texts
+            body = self._options.policy.filter_request(body, request.state.record.id)
             return body, embeddings.read_request(self._model, body)
 
         content = await request_body.read(request)
@@ -239,14 +248,13 @@ class Routes:
             embeddings.format_response(self._model, body, n_tokens, vectors)
         )
 
-    def _parse(self, kind: type[Record], content: bytes, record: RequestRecord) -> Record:
+    def _parse(self, kind: type[Record], content: bytes) -> Record:
         try:
             body = kind.model_validate(request_body.parse_object(content))
         except pydantic.ValidationError as error:
             raise openai_errors.from_validation(error) from None
         self._model.check_name(body.model)  # type: ignore[attr-defined]
-        policy = self._options.policy
-        return body if policy is None else policy.filter_request(body, record.id)
+        return body
 
     def _count(self, record: RequestRecord, n_prompt: int, texts: Callable[[], list[str]]) -> None:
         record.prompt_tokens = n_prompt
