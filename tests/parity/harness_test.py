@@ -3,6 +3,9 @@ and weights that are made here."""
 
 import importlib
 import json
+import re
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -148,6 +151,61 @@ def ours(folder):
         return importlib.import_module("gptjax.lm_eval").GptJaxLM(
             str(folder / "weights"), **{"mesh.fsdp": 8}
         )
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    """Where python -m gptjax.serve answers for the same weights."""
+    command = [sys.executable, "-m", "gptjax.serve", f"--model={folder / 'weights'}", "--port=0"]
+    command += ["--served_model_name=tiny", "--slots=3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        line = next(line for line in server.stdout if "http://" in line)
+        yield re.search(r"http://\S+", line)[0]  # type: ignore[index]
+        server.terminate()
+        server.communicate(timeout=60)
+        assert server.returncode == 0
+
+
+def test_over_http_the_harness_gets_the_same(folder, url, monkeypatch, tmp_path):
+    """Of texts that fit into the context with the token that is asked for: longer ones the harness
+    cuts in another way."""
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    weights = str(folder / "weights")
+    http = {"model": "tiny", "base_url": f"{url}/completions", "tokenizer": weights}
+    models = {
+        "gptjax": {"pretrained": weights},
+        "local-completions": http | {"max_length": 64, "num_concurrent": 4},
+    }
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("gptjax.lm_eval")
+        tasks = importlib.import_module("lm_eval.tasks").TaskManager(
+            include_path=str(folder), include_defaults=False
+        )
+        for name, arguments in models.items():
+            result = lm_eval.simple_evaluate(
+                name,
+                model_args=arguments,
+                tasks=["local_choices", "local_writing"],
+                num_fewshot=0,
+                task_manager=tasks,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+            found[name] = [
+                [x["resps"] for x in result["samples"][f"local_{task}"] if x["doc_id"]]
+                for task in ("choices", "writing")
+            ]
+    (ours, written), (over_http, written_over_http) = found.values()
+    assert written_over_http == written and len(written) == len(ours) == 7
+    for mine, other in zip(ours, over_http, strict=True):
+        for (x, x_greedy), (y, y_greedy) in zip(*([r[0] for r in m] for m in (mine, other))):  # noqa: B905
+            assert float(x) == pytest.approx(float(y), abs=1e-4)
+            assert str(x_greedy) == str(y_greedy)
 
 
 def request(kind: str, *arguments):

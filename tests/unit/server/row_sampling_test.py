@@ -13,6 +13,7 @@ from gptjax.server.generation import RowSampling
 
 V = 300
 RNG = np.random.default_rng(0)
+SAMPLE = jax.jit(row_sampling.sample)
 
 
 def texts(n, prompts=(), generated=()):
@@ -60,10 +61,10 @@ def test_a_row_is_sampled_alone_as_among_others():
     ]
     logits_BV = jnp.asarray(2 * RNG.normal(size=(len(rows), V)), jnp.float32)
     state = texts(len(rows), prompts=(3, 4, 5), generated=(7, 7, 8))
-    together = row_sampling.sample(logits_BV, params(*rows), state)
+    together = SAMPLE(logits_BV, params(*rows), state)
     for b, row in enumerate(rows):
         one = jax.tree.map(lambda x: x[b : b + 1], (logits_BV, state))  # noqa: B023
-        assert row_sampling.sample(one[0], params(row), one[1])[0] == together[b]
+        assert SAMPLE(one[0], params(row), one[1])[0] == together[b]
     assert together[1] == jnp.argmax(logits_BV[1])
 
 
@@ -72,11 +73,7 @@ def test_seeds_and_positions_give_other_numbers():
     seeds = [0, 1, 2**32, 2**32 + 1, 2**63]
     drawn = [
         tuple(
-            int(
-                row_sampling.sample(
-                    logits_BV, params(RowSampling(seed=seed)), texts(1, generated=range(n))
-                )[0]
-            )
+            int(SAMPLE(logits_BV, params(RowSampling(seed=seed)), texts(1, generated=range(n)))[0])
             for n in range(6)
         )
         for seed in seeds
@@ -121,14 +118,14 @@ def test_a_grammar_allows_what_it_allows():
     allowed_BV = np.zeros((2, V), bool)
     allowed_BV[:, 42] = True
     rows = params(RowSampling(), RowSampling(temperature=0))
-    found = row_sampling.sample(logits_BV, rows, texts(2), jnp.asarray(allowed_BV))
+    found = SAMPLE(logits_BV, rows, texts(2), jnp.asarray(allowed_BV))
     assert found.tolist() == [42, 42]
 
 
 def test_nan_logits_are_no_token_and_no_matter_to_others():
     logits_BV = jnp.zeros((2, V)).at[0, 3].set(jnp.nan).at[1, 9].set(9.0)
     rows = params(RowSampling(), RowSampling(temperature=0))
-    assert row_sampling.sample(logits_BV, rows, texts(2)).tolist() == [sampling.NONE, 9]
+    assert SAMPLE(logits_BV, rows, texts(2)).tolist() == [sampling.NONE, 9]
 
 
 def test_scores_are_of_the_logits_as_they_are():
