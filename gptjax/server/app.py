@@ -193,9 +193,7 @@ class Routes:
                 raise openai_errors.invalid(
                     "stream_options is given without stream: give stream=true too", "stream_options"
                 )
-            form = make_format(
-                self._model, body
-            )  # first: a prompt that is too long is not searched
+            form = make_format(self._model, body)  # refuses prompts that are long to search
             if policy is not None:
                 changed = policy.filter_request(body, record.id)
                 form = form if changed == body else make_format(self._model, changed)

@@ -141,6 +141,8 @@ def test_a_prompt_that_is_refused():
         assert "a payment card number" in error["message"] and "1111" not in response.text
         line = json.loads(lines.pop())
         assert (line["request"], line["param"]) == (response.headers["x-request-id"], param)
+    error = post(used, status=400, prompt=CARD * 9).json()["error"]
+    assert error["code"] == "context_length_exceeded", "before it is searched"
     assert generator.requests == lines == []
 
 
