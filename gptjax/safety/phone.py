@@ -38,7 +38,7 @@ ROW_BEFORE = re.compile(r"(?<!\d{11})\d $")
 ROW_AFTER = re.compile(r" \d")
 PAIRS = re.compile(r"\d\d(?: \d\d)+")
 SHORT_GROUPS = re.compile(r"\d{1,2}(?:\D+\d{1,2})+")  # as people count: 40 42 44 46 48
-SINGLE_DIGITS = re.compile(r"\d(?:\D+\d)+")  # too many are found in rows of numbers
+SINGLE_DIGITS = re.compile(r"\d(?:\D+\d)+")  # no region's groups; only to look up less
 WORD_BEFORE = re.compile(
     r"(?<![A-Za-z])(?:tel|tele?phone|phone|fax|mobile|mob|cell)(?:\.? ?(?:no|number))?"
     r"[\s.:#]{0,3}$",

@@ -106,6 +106,7 @@ def test_numbers_of_a_region():
     assert mask("Ring 2125550123.", "US") == "Ring <phone>."
     assert mask("Ring 2125550123.", "GB") == "Ring 2125550123."
     assert mask("40 42 44 46 48 50, 1 2 3 4 5 6 7 8 9 10", "US").count("<phone>") == 0
+    assert mask("2 1 2 5 5 5 0 1 2 3, 2-1-2-5-5-5-0-1-2-3", "US").count("<phone>") == 0
     assert mask("In 1939-1945, 2023-10-11 12:34:56, 3.14159265", "DE").count("<phone>") == 0
     assert mask("01 02 03 04 05 06 07 08", "US") == "01 02 03 04 05 06 07 08"
     with pytest.raises(ValueError, match="region='XX': give a country's two letters"):
