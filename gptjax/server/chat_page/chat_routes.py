@@ -83,9 +83,9 @@ class ChatRoutes:
 
     def _guard(self, endpoint: Endpoint) -> Endpoint:
         async def guarded(request: Request) -> Response:
-            request.state.user = await self._find_user(request)
-            request.state.record.user = request.state.user.name
             try:
+                request.state.user = await self._find_user(request)
+                request.state.record.user = request.state.user.name
                 response = await endpoint(request)
             except NotFound:
                 raise ApiError(404, "there is no such conversation of yours", "id") from None
@@ -131,6 +131,7 @@ class ChatRoutes:
             raise ApiError(401, "name or password is wrong", None, "wrong_password")
         request.state.record.user = user.name
         response = answer.json_response({"name": user.name})
+        response.headers["Cache-Control"] = "no-store"
         _set_cookie(request, response, sessions.make_cookie(self._secret, user))
         return response
 

@@ -49,12 +49,9 @@ def add_to_prompt(files: list[dict[str, str]], content: str) -> str:
 
 def _decode(name: str, content: bytes) -> str:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _refusal(name, "is not UTF-8: save it as UTF-8") from None
-    if "\0" in text:
-        raise _refusal(name, "holds NUL characters: it is no text")
-    return text
+        return parse.utf8(content, parse.quote(name))
+    except ValueError as error:
+        raise invalid(str(error), "file", "unreadable_file") from None
 
 
 def _read_pdf(name: str, content: bytes) -> str:
