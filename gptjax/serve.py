@@ -114,9 +114,11 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 def main(arguments: list[str]) -> None:
     """Runs the program."""
     args = make_parser().parse_args(arguments)
-    check_args(args)
     if args.add_user is not None:
         return add_user(args.users, args.add_user)
+    if args.model is None:
+        raise ValueError("there is nothing to serve: give --model=DIR")
+    check_args(args)
     keys = None if args.api_keys is None else api_keys.load(args.api_keys)
     with bind(args.host, args.port) as listener, open_users(args.users) as users:
         # both raise before the model is read
@@ -139,12 +141,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags that exclude or need each other, and for a server that anyone
-    could use though no flag allows it."""
-    if args.add_user is not None and args.users is None:
-        raise ValueError("--add_user needs the file of accounts: give --users=FILE")
-    if args.add_user is None and args.model is None:
-        raise ValueError("there is nothing to serve: give --model=DIR")
+    """Raises ValueError for a server that anyone could use though no flag allows it."""
     if args.api_keys is not None and args.allow_unauthenticated:
         raise ValueError("--api_keys and --allow_unauthenticated exclude each other: give one")
     if not (api_keys.is_loopback(args.host) or args.api_keys or args.allow_unauthenticated):
@@ -190,8 +187,10 @@ def open_users(file: Path | None) -> Iterator[Any]:
         yield users
 
 
-def add_user(file: Path, name: str) -> None:
+def add_user(file: Path | None, name: str) -> None:
     """Reads a password and stores it. Raises ValueError for one that is not allowed."""
+    if file is None:
+        raise ValueError("--add_user needs the file of accounts: give --users=FILE")
     from gptjax.server.chat_page import accounts, database
 
     with contextlib.closing(database.Database(file)) as users:
