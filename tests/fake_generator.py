@@ -65,9 +65,7 @@ class FakeGenerator:
         return running
 
     def stats(self):
-        return Stats(
-            slots=8, active=len(self.live), queued=0, prompt_tokens=5, cached_tokens=2, new_tokens=7
-        )
+        return Stats(True, 8, len(self.live), 0, prompt_tokens=5, cached_tokens=2, new_tokens=7)
 
 
 class Running:

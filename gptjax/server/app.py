@@ -149,8 +149,9 @@ class Routes:
     # --- endpoints --------------------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
-        """Whether new requests are taken: 200, or 503 while draining."""
-        if self.load.is_draining:
+        """Whether new requests are taken: 200, or 503 while draining and after an error of the
+        device."""
+        if self.load.is_draining or not self._model.generator.stats().is_running:
             raise openai_errors.shutting_down()
         return answer.json_response({"status": "ok"})
 

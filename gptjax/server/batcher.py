@@ -13,7 +13,7 @@ import numpy as np
 from gptjax.data.tokenizers import build
 from gptjax.generate import sampling, streaming
 from gptjax.model import inference
-from gptjax.server import slots
+from gptjax.server import grammar, slots
 from gptjax.server.generation import (
     MAX_LOGPROBS,
     FinishReason,
@@ -48,16 +48,20 @@ class Batcher:
         n_slots: int = 8,
         capacity: int | None = None,
         max_queue: int = 256,
+        chunk: int = slots.CHUNK,
     ):
-        """capacity: tokens of a prompt and its continuation, at most (default: the model's
-        context)."""
+        """Compiles what the generations need. capacity: tokens of a prompt and its continuation, at
+        most (default: the model's context). chunk: tokens of a prompt that are read at once, and
+        the unit of prefixes that are shared."""
         self.n_ctx = capacity or lm.model.config.n_ctx
         self.tokenizer = tokenizer
-        self._slots = slots.Slots(lm, n_slots, self.n_ctx)
+        self._slots = slots.Slots(lm, n_slots, self.n_ctx, chunk)
+        self._slots.compile()
+        self._grammars = grammar.GrammarCompiler(tokenizer, self._slots.n_vocab)
         self._max_queue = max_queue
         self._condition = threading.Condition()  # of what follows
         self._queue: collections.deque[_Generation] = collections.deque()
-        self._is_closed = False
+        self._end: Exception | None = None  # why nothing is run any more
         self._n_running = self._n_prompt = self._n_cached = self._n_new = 0
         self._running: dict[int, _Generation] = {}  # slot -> generation; of the thread alone
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -72,9 +76,11 @@ class Batcher:
         """As `generation.Generator.submit`."""
         check(request, self._slots.n_vocab, self.n_ctx)
         generation = _Generation(request, self.tokenizer, on_piece, on_error)
+        if request.grammar is not None:
+            generation.matcher = self._grammars.compile(request.grammar, request.end_ids)
         with self._condition:
-            if self._is_closed:
-                raise Stopped("the server is shutting down")
+            if self._end is not None:
+                raise self._end
             if len(self._queue) >= self._max_queue:
                 raise Full
             self._queue.append(generation)
@@ -85,6 +91,7 @@ class Batcher:
         """As `generation.Generator.stats`."""
         with self._condition:
             return Stats(
+                self._end is None,
                 self._slots.n_slots,
                 self._n_running,
                 len(self._queue),
@@ -96,16 +103,15 @@ class Batcher:
     def close(self) -> None:
         """Ends the thread, and with an error what is not finished."""
         with self._condition:
-            self._is_closed = True
+            self._end = self._end or Stopped("the server is shutting down")
             self._condition.notify()
         self._thread.join()
 
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        error: Exception = Stopped("the server is shutting down")
+        error: Exception | None = None
         try:
-            self._slots.compile()
             turns = itertools.count()
             while self._admit():
                 self._drop_cancelled()
@@ -118,7 +124,7 @@ class Batcher:
         except Exception as cause:  # of the device, as its memory: nothing can go on
             error = cause
         with self._condition:
-            self._is_closed = True
+            self._end = error = error or self._end or Stopped("the server is shutting down")
             left = [*self._running.values(), *self._queue]
             self._running.clear()
             self._queue.clear()
@@ -131,9 +137,9 @@ class Batcher:
         once the batcher is closed."""
         while True:
             with self._condition:
-                while not self._queue and not self._running and not self._is_closed:
+                while not self._queue and not self._running and self._end is None:
                     self._condition.wait()
-                if self._is_closed:
+                if self._end is not None:
                     return False
                 free = [s for s in range(self._slots.n_slots) if s not in self._running]
                 taken = [self._queue.popleft() for _ in free[: len(self._queue)]]
@@ -167,7 +173,10 @@ class Batcher:
     def _prefill(self, slot: int) -> None:
         """Reads a piece of a slot's prompt, and adds the first token if that was the last piece."""
         generation = self._running[slot]
-        tokens, scores = self._slots.prefill(slot, generation.request.echo)
+        allowed = self._allowed([slot])
+        if slot not in self._running:
+            return
+        tokens, scores = self._slots.prefill(slot, generation.request.echo, allowed.get(slot))
         if scores is not None:
             generation.add_prompt_scores(scores.first, scores.scores)
         if tokens is not None:
@@ -177,9 +186,24 @@ class Batcher:
     def _generate(self, writing: list[int]) -> None:
         """Adds a token to each slot that is read."""
         wants_scores = any(self._running[s].request.logprobs is not None for s in writing)
-        tokens = self._slots.generate(writing, wants_scores)
+        allowed = self._allowed(writing)
+        writing = [slot for slot in writing if slot in self._running]
+        tokens = self._slots.generate(writing, wants_scores, allowed)
         for slot in writing:
             self._add(slot, int(tokens.token_B[slot]), tokens.scores, slot)
+
+    def _allowed(self, some: list[int]) -> dict[int, np.ndarray]:
+        """The tokens that the grammars of some slots allow. A slot whose grammar fails is freed."""
+        allowed = {}
+        for slot in some:
+            generation = self._running[slot]
+            if generation.matcher is not None:
+                try:
+                    allowed[slot] = generation.matcher.allowed()
+                except ValueError as error:
+                    generation.fail(error)
+                    self._free(slot)
+        return allowed
 
     def _add(self, slot: int, token: int, scores: Scores, row: int) -> None:
         generation = self._running[slot]
@@ -228,6 +252,7 @@ class _Generation:
     is_read: bool = False  # whether its prompt is
     is_cancelled: bool = False
     n_tokens: int = 0
+    matcher: grammar.Matcher | None = None
 
     def __post_init__(self):
         stops = self.request.stops
@@ -270,7 +295,12 @@ class _Generation:
             self._end("stop", 0)
             return True
         self.n_tokens += 1
+        if self.matcher is not None:
+            self.matcher.add(token)
         text = self._text.add([token])
+        if self.matcher is not None and self.matcher.is_whole():
+            self._end("stop", 1, text)
+            return True
         if self._text.is_stopped or self.n_tokens == self.request.max_tokens:
             self._end("stop" if self._text.is_stopped else "length", 1, text)
             return True

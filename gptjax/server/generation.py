@@ -127,11 +127,13 @@ class Handle(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """A generator's state. slots: how many generations it can run at once; active: how many it
-    runs; queued: how many wait. prompt_tokens, cached_tokens, new_tokens: since the start; cached
-    ones are those of prompts that were not read again.
+    """A generator's state. is_running: False once nothing is generated any more. slots: how many
+    generations it can run at once; active: how many it runs; queued: how many wait. prompt_tokens,
+    cached_tokens, new_tokens: since the start; cached ones are those of prompts that were not read
+    again.
     """
 
+    is_running: bool
     slots: int
     active: int
     queued: int

@@ -112,9 +112,12 @@ class Slots:
                 best = slot, n
         return best
 
-    def prefill(self, slot: int, scores: bool = False) -> tuple[Tokens | None, PromptScores | None]:
+    def prefill(
+        self, slot: int, scores: bool = False, allowed: np.ndarray | None = None
+    ) -> tuple[Tokens | None, PromptScores | None]:
         """Reads the next piece of a slot's prompt. Returns the first new token, (1,), if that was
-        the last piece; and, if `scores`, those of the tokens that the piece predicts."""
+        the last piece; and, if `scores`, those of the tokens that the piece predicts. allowed: bool
+        (V,), the tokens that a grammar allows first."""
         prompt, start = self._prompts[slot], self._n_read[slot]
         piece = prompt[start : start + self._chunk]
         is_last = start + len(piece) == len(prompt)
@@ -122,7 +125,12 @@ class Slots:
         following = prompt[start + 1 : start + self._chunk + 1]
         next_T = np.zeros(ids_BT.shape[1], np.int32)
         next_T[: len(following)] = following
-        inputs = jax.device_put((np.int32(slot), ids_BT, counts_B, next_T, is_last, scores))
+        mask_BV = np.ones((1, self._allowed.shape[1]), bool)
+        if allowed is not None:
+            mask_BV[0, : self.n_vocab] = allowed
+        inputs = jax.device_put(
+            (np.int32(slot), ids_BT, counts_B, next_T, is_last, scores, mask_BV)
+        )
         self._state, outputs = _prefill(self._lm, self._state, *inputs)
         token_B, new, prompt_scores = jax.device_get(outputs)
         self._n_read[slot] += len(piece)
@@ -218,7 +226,15 @@ def _insert(state: State, slot, source, n, ids_T, params) -> State:
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _prefill(
-    lm: inference.InferenceModel, state: State, slot, ids_BT, counts_B, next_T, is_last, scores
+    lm: inference.InferenceModel,
+    state: State,
+    slot,
+    ids_BT,
+    counts_B,
+    next_T,
+    is_last,
+    scores,
+    allowed_BV,
 ):
     """Returns (state, (first new token, its scores, scores of next_T))."""
     row = _row(state.cache, slot)
@@ -232,7 +248,7 @@ def _prefill(
     )
     y_BV = inference.logits(lm, inference.last_hidden(x_BTD, counts_B))[:, 0]
     texts = _row(state.texts, slot)
-    token_B = row_sampling.sample(y_BV, _row(state.params, slot), texts)
+    token_B = row_sampling.sample(y_BV, _row(state.params, slot), texts, allowed_BV)
     state = state.replace(cache=_put_row(state.cache, row, slot))
     new = _add_tokens(
         state.replace(token_S=_row(state.token_S, slot), texts=texts), token_B, is_last[None]

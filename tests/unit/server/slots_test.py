@@ -184,3 +184,18 @@ def test_nan_logits_leave_nothing_behind():
 def test_a_capacity_beyond_the_context_is_refused():
     with pytest.raises(ValueError, match="a context of 97 tokens: give 1 to 96, the model's"):
         slots.Slots(make_model(KINDS["dense"]), 2, 97)
+
+
+def test_penalties_and_random_numbers_go_on_with_the_text():
+    engine = slots.Slots(make_model(KINDS["dense"]), 2, N_CTX, CHUNK)
+
+    def run(row, n=30, prompt=PROMPTS[4]):
+        tokens = [start(engine, 1, prompt, row)[0]]
+        return tokens + [int(engine.generate([1]).token_B[1]) for _ in range(n - 1)]
+
+    assert len(set(run(RowSampling(temperature=0)))) < 20
+    for penalty in ({"presence_penalty": 1e4}, {"frequency_penalty": 1e4}):
+        assert len(set(run(RowSampling(temperature=0, **penalty)))) == 30
+    assert len(set(run(RowSampling(temperature=1e6)))) > 15
+    few = [1, 2, 3] * 5
+    assert not {*run(RowSampling(temperature=0, repetition_penalty=1e6), 20, few)} & {1, 2, 3}

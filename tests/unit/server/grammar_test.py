@@ -1,0 +1,86 @@
+"""Tokens that a grammar allows are those with which the text still matches it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gptjax.data.tokenizers import build, byte_level_bpe
+from gptjax.server import grammar
+from gptjax.server.generation import Grammar
+from tests import prose
+
+RNG = np.random.default_rng(0)
+END = 256
+
+
+def write(matcher, tokenizer, n, rng=RNG, end=END):
+    """A text of random tokens that are allowed, up to the end token or n tokens; whether it is
+    whole."""
+    ids = []
+    for _ in range(n):
+        if matcher.is_whole():
+            return tokenizer.decode(ids), True
+        choices = np.flatnonzero(matcher.allowed())
+        token = int(rng.choice(choices))
+        if token == end:
+            return tokenizer.decode(ids), True
+        matcher.add(token)
+        ids.append(token)
+    return tokenizer.decode(ids), False
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[a-c]{2,5}-[0-9]+x", "(yes|no|maybe)", "[0-9]{4}-[0-9]{2}-[0-9]{2}", "é+"]
+)
+def test_random_texts_match_the_expression(pattern):
+    tokenizer = build.ByteTokenizer()
+    compiler = grammar.GrammarCompiler(tokenizer, 257)
+    whole = 0
+    for _ in range(30):
+        matcher = compiler.compile(Grammar("regex", pattern), frozenset({END}))
+        text, is_whole = write(matcher, tokenizer, 60)
+        assert not is_whole or re.fullmatch(pattern, text)
+        whole += is_whole
+    assert whole > 20
+
+
+def test_random_texts_match_the_schema_with_tokens_of_several_bytes():
+    tokenizer = byte_level_bpe.train(prose.read_paragraphs(), 400)
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["Ann", "Bob"]}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    compiler = grammar.GrammarCompiler(tokenizer, tokenizer.n_vocab + 3)
+    for _ in range(20):
+        rule = Grammar("json_schema", json.dumps(schema))
+        matcher = compiler.compile(rule, frozenset({tokenizer.end_of_text}))
+        assert len(matcher.allowed()) == tokenizer.n_vocab + 3
+        text, is_whole = write(matcher, tokenizer, 200, end=tokenizer.end_of_text)
+        if is_whole:
+            value = json.loads(text)
+            assert value["name"] in ("Ann", "Bob") and isinstance(value["age"], int)
+
+
+def test_without_an_end_token_the_text_ends_where_nothing_may_follow():
+    tokenizer = build.ByteTokenizer()
+    matcher = grammar.GrammarCompiler(tokenizer, 257).compile(Grammar("regex", "ab"), frozenset())
+    assert write(matcher, tokenizer, 9) == ("ab", True)
+
+
+@pytest.mark.parametrize(
+    "rule, message",
+    [
+        (Grammar("regex", "a("), "regex: .*"),
+        (Grammar("json_schema", '{"type": "strang"}'), "json_schema: .*"),
+        (Grammar("json_schema", "{"), "json_schema: .*"),
+        (Grammar("regex", "a" * 100_001), "a regex of 100,001 characters: give at most 100,000"),
+    ],
+)
+def test_what_is_no_grammar_is_refused_in_one_line(rule, message):
+    with pytest.raises(ValueError, match=message) as error:
+        grammar.GrammarCompiler(build.ByteTokenizer(), 257).compile(rule, frozenset({END}))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
