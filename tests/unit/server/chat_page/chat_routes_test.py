@@ -211,6 +211,15 @@ def test_an_answer_is_written_again_only_without_content(log_in):
     assert "give no content" in error_of(response, 400)
 
 
+def test_files_of_earlier_messages_are_read_again(log_in):
+    generator = FakeGenerator(n_ctx=200)
+    client = log_in(generator=generator)
+    place = begin(client)
+    answer(client, place, content="one", files=[{"name": "a.txt", "text": "A"}])
+    answer(client, place, content="two")
+    assert b"u:File a.txt:\n\nA\n\none|" in bytes(generator.requests[-1].prompt)
+
+
 def test_a_full_queue_stores_nothing(log_in):
     client = log_in(generator=FakeGenerator(max_live=0))
     place = begin(client)
