@@ -94,7 +94,7 @@ def test_who_may_be_let_in(host, keys, is_open, allowed):
 def test_accounts(tmp_path, monkeypatch, capsys):
     file = tmp_path / "users"
     flags = [f"--users={file}", "--add_user=ann"]
-    for text, words in [("a password\n", "ann is added"), ("another", "of ann is changed")]:
+    for text, words in [("a password\n", "ann is added"), ("another one\n", "of ann is changed")]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         serve.main(flags)
         assert words in capsys.readouterr().out
@@ -103,12 +103,12 @@ def test_accounts(tmp_path, monkeypatch, capsys):
         serve.main(flags)
     terminal = types.SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(sys, "stdin", terminal)
-    typed = iter(["one password", "another one"])
+    typed = iter(["one password", "one passwort"])
     monkeypatch.setattr(serve.getpass, "getpass", lambda prompt: next(typed))
     with pytest.raises(ValueError, match="the two passwords differ"):
         serve.main(flags)
     with contextlib.closing(database.Database(file)) as users:
-        assert accounts.Accounts(users).verify("ann", "another")
+        assert accounts.Accounts(users).verify("ann", "another one")
     with pytest.raises(ValueError, match="give --model=DIR"):
         serve.main([])
 
