@@ -102,6 +102,7 @@ def test_inline_markdown():
     [
         "<script>alert(1)</script>",
         '<img src=x onerror="alert(1)">',
+        "[a](javascript:alert)",
         "[a](javascript:alert(1))",
         "[a](JaVaScRiPt:alert(1))",
         "[a](java\tscript:alert)",
