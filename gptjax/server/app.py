@@ -31,6 +31,8 @@ from gptjax.server import (
 )
 from gptjax.server.access_log import CLIENT_GONE, AccessLog, Load, RequestRecord
 from gptjax.server.chat_completions import ChatFormat
+from gptjax.server.chat_page.chat_routes import ChatRoutes
+from gptjax.server.chat_page.database import Database
 from gptjax.server.completions import CompletionFormat
 from gptjax.server.generation_stream import GenerationStream
 from gptjax.server.openai_errors import ApiError
@@ -46,13 +48,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Options:
     """keys: who may use it; None: anyone who reaches it. local_only: only by a name of this machine
     itself. time_limit_s: of a request. log: takes the lines of the access log. log_prompts: whether
-    they have the prompts."""
+    they have the prompts. chat: of the chat page; None: there is none."""
 
     keys: api_keys.ApiKeys | None = None
     local_only: bool = False
     time_limit_s: float = 600.0
     log: Callable[[str], None] = print
     log_prompts: bool = False
+    chat: Database | None = None
 
 
 class Routes:
@@ -66,16 +69,16 @@ class Routes:
     def table(self) -> list[Route]:
         """The routes."""
         return [
-            self._route("GET", "/health", self.health, is_open=True),
-            self._route("GET", "/metrics", self.show_metrics),
-            self._route("GET", "/v1/models", self.list_models),
-            self._route("GET", "/v1/models/{name:path}", self.show_model),
-            self._route("POST", "/v1/completions", self.complete, is_work=True),
-            self._route("POST", "/v1/chat/completions", self.chat, is_work=True),
-            self._route("POST", "/v1/embeddings", self.embed, is_work=True),
+            self.route("GET", "/health", self.health, is_open=True),
+            self.route("GET", "/metrics", self.show_metrics),
+            self.route("GET", "/v1/models", self.list_models),
+            self.route("GET", "/v1/models/{name:path}", self.show_model),
+            self.route("POST", "/v1/completions", self.complete, is_work=True),
+            self.route("POST", "/v1/chat/completions", self.chat, is_work=True),
+            self.route("POST", "/v1/embeddings", self.embed, is_work=True),
         ]
 
-    def _route(
+    def route(
         self,
         method: str,
         path: str,
@@ -83,7 +86,8 @@ class Routes:
         is_open: bool = False,
         is_work: bool = False,
     ) -> Route:
-        """is_open: no key is needed. is_work: it counts against limits, and not while draining."""
+        """Returns a route. is_open: no key is needed. is_work: it counts against limits, and is
+        refused while draining."""
 
         async def guarded(request: Request) -> Response:
             record: RequestRecord = request.state.record
@@ -270,8 +274,14 @@ async def _handle_bug(request: Request, error: Exception) -> Response:
 def make_app(model: ServedModel, options: Options, load: Load) -> ASGIApp:
     """Returns the application of a model. load: is kept up to date, for draining."""
     routes = Routes(model, options, load)
+    table = routes.table()
+    if options.chat is not None:
+        chat = ChatRoutes(
+            model, options.chat, routes.metrics, options.time_limit_s, options.log_prompts
+        )
+        table += chat.table(routes.route)
     app = Starlette(
-        routes=routes.table(),
+        routes=table,
         exception_handlers={
             ApiError: _handle_api_error,
             HTTPException: _handle_http_error,
