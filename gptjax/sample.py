@@ -51,10 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
     """Adds the flags of which model it is, for `load_model`."""
     parser.add_argument(
-        "--model", metavar="DIR", required=True, help="a run's directory, or a folder of weights"
+        "--model",
+        metavar="DIR",
+        required=is_required,
+        help="a run's directory, or a folder of weights",
     )
     parser.add_argument(
         "--set",

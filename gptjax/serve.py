@@ -4,12 +4,14 @@ as they come, and an answer does not depend on the others.
 
 import argparse
 import contextlib
+import getpass
 import io
 import os
-import pathlib
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from gptjax import cli, sample
@@ -29,10 +31,11 @@ def make_parser() -> argparse.ArgumentParser:
         "serve",
         "Answer /v1/completions, /v1/chat/completions and /v1/embeddings as OpenAI's API does, "
         "with the newest checkpoint of a run, or weights of others. /health and /metrics are for "
-        "who runs it. SIGTERM or Ctrl-C ends it when the answers that run are given.",
+        "who runs it, and with --users there is a chat page at /. SIGTERM or Ctrl-C ends it when "
+        "the answers that run are given.",
         EXAMPLE,
     )
-    sample.add_model_flags(parser)
+    sample.add_model_flags(parser, is_required=False)
     parser.add_argument(
         "--host",
         type=parse.line_argument,
@@ -55,6 +58,19 @@ def make_parser() -> argparse.ArgumentParser:
         "--allow_unauthenticated",
         action="store_true",
         help="serve anyone who reaches --host, without keys",
+    )
+    parser.add_argument(
+        "--users",
+        metavar="FILE",
+        type=parse.path_argument,
+        help="serve a chat page at / to the accounts of this file, which has their conversations",
+    )
+    parser.add_argument(
+        "--add_user",
+        metavar="NAME",
+        type=parse.line_argument,
+        help="add an account to --users, or give it a new password, which is read from the "
+        "terminal or, if there is none, from the first line of standard input; then end",
     )
     parser.add_argument("--served_model_name", metavar="NAME", help="what requests call the model")
     add_engine_flags(parser)
@@ -121,12 +137,19 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
 def main(arguments: list[str]) -> None:
     """Runs the program."""
     args = make_parser().parse_args(arguments)
+    if args.add_user is not None:
+        return add_user(args.users, args.add_user)
+    if args.model is None:
+        raise ValueError("there is nothing to serve: give --model=DIR")
     check_args(args)
     keys = None if args.api_keys is None else api_keys.load(args.api_keys)
     policy = registry.policy(args.policy)
     check_policy(args, policy)
-    # What raises does so before the model is read.
-    with bind(args.host, args.port) as listener, line_writer(args.intervention_log) as write:
+    with (  # all raise before the model is read
+        bind(args.host, args.port) as listener,
+        open_users(args.users) as users,
+        line_writer(args.intervention_log) as write,
+    ):
         from gptjax.report import console
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
@@ -142,7 +165,8 @@ def main(arguments: list[str]) -> None:
         )
         try:
             out.print(f"{loaded.config.name}, {loaded.description}", "bold")
-            run(args, served_model(args, loaded, engine), keys, filters, listener, out)
+            server = served_model(args, loaded, engine)
+            run(args, server, keys, users, filters, listener, out)
         finally:
             engine.close()
 
@@ -178,7 +202,7 @@ def check_policy(args: argparse.Namespace, policy: Policy) -> None:
 
 
 @contextlib.contextmanager
-def line_writer(path: pathlib.Path | None) -> Iterator[Callable[[str], None]]:
+def line_writer(path: Path | None) -> Iterator[Callable[[str], None]]:
     """Yields what adds a line to a file, which only its owner may read; to none for None. Raises
     ValueError if it cannot be opened."""
     if path is None:
@@ -216,6 +240,41 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+@contextlib.contextmanager
+def open_users(file: Path | None) -> Iterator[Any]:
+    """Yields the server.chat_page.database.Database of --users; None without that flag. Raises
+    ValueError if it has no account."""
+    if file is None:
+        yield None
+        return
+    from gptjax.server.chat_page import accounts, database
+
+    command = f"python -m gptjax.serve --users={file} --add_user=NAME"
+    if not file.exists():
+        raise ValueError(f"--users={file} is not there: make it by {command}")
+    with contextlib.closing(database.Database(file)) as users:
+        if not accounts.Accounts(users).count():
+            raise ValueError(f"--users={file} has no account: add one by {command}")
+        yield users
+
+
+def add_user(file: Path | None, name: str) -> None:
+    """Reads a password and stores it. Raises ValueError for one that is not allowed."""
+    if file is None:
+        raise ValueError("--add_user needs the file of accounts: give --users=FILE")
+    from gptjax.server.chat_page import accounts, database
+
+    with contextlib.closing(database.Database(file)) as users:
+        if sys.stdin.isatty():
+            password = getpass.getpass(f"password of {name}: ")
+            if getpass.getpass("once more: ") != password:
+                raise ValueError("the two passwords differ: nothing is changed; try again")
+        else:
+            password = sys.stdin.readline().rstrip("\r\n")
+        is_new = accounts.Accounts(users).put(name, password)
+    print(f"{name} is added" if is_new else f"the password of {name} is changed")
+
+
 def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     """Returns the server.served_model.ServedModel of a weights.open_model.LoadedModel."""
     from gptjax.server import embeddings, served_model
@@ -223,6 +282,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     try:
         template = loaded.chat_template
     except ValueError:  # it was not trained to chat
+        if args.users is not None:
+            raise
         template = None
     return served_model.ServedModel(
         name=args.served_model_name or loaded.config.name,
@@ -236,10 +297,17 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
 
 
 def run(
-    args: argparse.Namespace, model: Any, keys: Any, filters: Any, listener: socket.socket, out: Any
+    args: argparse.Namespace,
+    model: Any,
+    keys: Any,
+    users: Any,
+    filters: Any,
+    listener: socket.socket,
+    out: Any,
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C. filters: a server.policy_filter.PolicyFilter, or None. out: a
-    report.console.Console; access log lines go to standard output."""
+    """Serves until SIGTERM or Ctrl-C. users: of the chat page. filters: a
+    server.policy_filter.PolicyFilter, or None. out: a report.console.Console; access log lines go
+    to standard output."""
     from gptjax.server import access_log, app, http_server
 
     load = access_log.Load()
@@ -252,12 +320,14 @@ def run(
         log=lambda line: print(line, flush=True),
         log_prompts=args.log_prompts,
         policy=filters,
+        chat=users,
     )
     application = app.make_app(model, options, load)
     server = http_server.Server(application, load, args.host, args.port, args.drain)
     listener.listen(BACKLOG)  # who connects from here on is answered
     host = f"[{args.host}]" if ":" in args.host else args.host
-    out.print(f"{model.name} at http://{host}:{listener.getsockname()[1]}/v1")
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    out.print(f"{model.name} at {url}/v1" + f", the chat page at {url}/" * (users is not None))
     server.run([listener])
 
 

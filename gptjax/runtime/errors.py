@@ -29,6 +29,8 @@ EXTRA_PACKAGES = {
     "uvicorn": "serve",
     "pydantic": "serve",
     "prometheus_client": "serve",
+    "argon2": "serve",
+    "pypdf": "serve",
     "llguidance": "serve",
 }  # package -> the extra that brings it
 MAX_ERROR_CHARS = 2000  # characters of an error

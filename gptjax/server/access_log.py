@@ -21,12 +21,14 @@ CLIENT_GONE = 499  # nginx's status for a client that closed the connection befo
 @dataclasses.dataclass
 class RequestRecord:
     """What becomes known of a request while it is answered. start: time.monotonic(). route: of the
-    table of routes. status: of HTTP. prompts: to be logged. id: OpenAI's x-request-id."""
+    table of routes. status: of HTTP. user: of the chat page. prompts: to be logged. id: OpenAI's
+    x-request-id."""
 
     start: float
     route: str = "other"
     status: int = CLIENT_GONE
     key: ApiKey | None = None
+    user: str | None = None
     prompt_tokens: int = 0
     new_tokens: int = 0
     first_token_s: float | None = None
@@ -102,4 +104,6 @@ def format_line(scope: Scope, record: RequestRecord, seconds: float) -> str:
         "prompt_tokens": record.prompt_tokens,
         "completion_tokens": record.new_tokens,
     }
+    if record.user is not None:
+        line["user"] = record.user
     return json.dumps(line | ({"prompts": record.prompts} if record.prompts is not None else {}))

@@ -51,7 +51,7 @@ async def respond(
     try:
         await until_disconnect(request, stream.submit())
         if body.stream:
-            return EventStream(_events(form, stream, body.stream_options), stream)
+            return EventStream(events(form, stream, body.stream_options), stream)
         whole = await until_disconnect(request, _collect(form, stream))
     except BaseException:
         stream.cancel()
@@ -131,29 +131,37 @@ class EventStream(StreamingResponse):
             self._stream.cancel()
 
 
-async def _events(
-    form: Format, stream: GenerationStream, options: openai_types.StreamOptions | None
+class Pieces(Protocol):
+    """Yields pieces as a GenerationStream does."""
+
+    def pieces(self) -> AsyncIterator[tuple[int, Piece]]: ...
+
+
+async def events(
+    form: Format, stream: Pieces, options: openai_types.StreamOptions | None
 ) -> AsyncIterator[bytes]:
+    """Yields the events of a stream, up to the one that says that it is done."""
     options = options or openai_types.StreamOptions()
     head, n_new = {**form.head, "object": form.event_kind}, 0
     try:
         async for number, piece in stream.pieces():
             n_new += piece.n_tokens
-            event = {**head, "choices": [form.event(number, piece)]}
+            chunk = {**head, "choices": [form.event(number, piece)]}
             if options.continuous_usage_stats:
-                event["usage"] = _usage(form.n_prompt, n_new)
+                chunk["usage"] = _usage(form.n_prompt, n_new)
             elif options.include_usage:
-                event["usage"] = None
-            yield _event(event)
+                chunk["usage"] = None
+            yield event(chunk)
         if options.include_usage:
-            yield _event({**head, "choices": [], "usage": _usage(form.n_prompt, n_new)})
+            yield event({**head, "choices": [], "usage": _usage(form.n_prompt, n_new)})
         yield DONE
     except ApiError as error:
-        yield _event(error.body())
+        yield event(error.body())
     except Exception:
-        yield _event(server_error().body())
+        yield event(server_error().body())
         raise  # into the log
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def event(value: dict[str, Any]) -> bytes:
+    """One of server-sent events."""
     return b"data: %b\n\n" % json.dumps(value).encode()

@@ -6,6 +6,7 @@ is needed the Host must be this machine's own name, which a name that was reboun
 
 import asyncio
 import dataclasses
+import functools
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -27,14 +28,16 @@ from gptjax.server import (
     metrics,
     openai_errors,
     openai_types,
+    policy_filter,
     request_body,
 )
 from gptjax.server.access_log import CLIENT_GONE, AccessLog, Load, RequestRecord
 from gptjax.server.chat_completions import ChatFormat
+from gptjax.server.chat_page.chat_routes import ChatRoutes
+from gptjax.server.chat_page.database import Database
 from gptjax.server.completions import CompletionFormat
 from gptjax.server.generation_stream import GenerationStream
 from gptjax.server.openai_errors import ApiError
-from gptjax.server.policy_filter import PolicyFilter
 from gptjax.server.served_model import ServedModel
 
 MAX_ACTIVE = 1024  # requests that are answered, or wait, at a time
@@ -47,14 +50,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Options:
     """keys: who may use it; None: anyone who reaches it. local_only: only by a name of this machine
     itself. time_limit_s: of a request. log: takes the lines of the access log. log_prompts: whether
-    they have the prompts. policy: the filters of prompts and answers; None: none."""
+    they have the prompts. policy: the filters of prompts and answers; None: none. chat: of the chat
+    page; None: there is none."""
 
     keys: api_keys.ApiKeys | None = None
     local_only: bool = False
     time_limit_s: float = 600.0
     log: Callable[[str], None] = print
     log_prompts: bool = False
-    policy: PolicyFilter | None = None
+    policy: policy_filter.PolicyFilter | None = None
+    chat: Database | None = None
 
 
 class Routes:
@@ -68,16 +73,16 @@ class Routes:
     def table(self) -> list[Route]:
         """The routes."""
         return [
-            self._route("GET", "/health", self.health, is_open=True),
-            self._route("GET", "/metrics", self.show_metrics),
-            self._route("GET", "/v1/models", self.list_models),
-            self._route("GET", "/v1/models/{name:path}", self.show_model),
-            self._route("POST", "/v1/completions", self.complete, is_work=True),
-            self._route("POST", "/v1/chat/completions", self.chat, is_work=True),
-            self._route("POST", "/v1/embeddings", self.embed, is_work=True),
+            self.route("GET", "/health", self.health, is_open=True),
+            self.route("GET", "/metrics", self.show_metrics),
+            self.route("GET", "/v1/models", self.list_models),
+            self.route("GET", "/v1/models/{name:path}", self.show_model),
+            self.route("POST", "/v1/completions", self.complete, is_work=True),
+            self.route("POST", "/v1/chat/completions", self.chat, is_work=True),
+            self.route("POST", "/v1/embeddings", self.embed, is_work=True),
         ]
 
-    def _route(
+    def route(
         self,
         method: str,
         path: str,
@@ -85,7 +90,8 @@ class Routes:
         is_open: bool = False,
         is_work: bool = False,
     ) -> Route:
-        """is_open: no key is needed. is_work: it counts against limits, and not while draining."""
+        """Returns a route. is_open: no key is needed. is_work: it counts against limits, and is
+        refused while draining."""
 
         async def guarded(request: Request) -> Response:
             record: RequestRecord = request.state.record
@@ -193,14 +199,9 @@ class Routes:
                 raise openai_errors.invalid(
                     "stream_options is given without stream: give stream=true too", "stream_options"
                 )
-            form = make_format(self._model, body)  # refuses prompts that are long to search
-            if policy is not None:
-                changed = policy.filter_request(body, record.id)
-                form = form if changed == body else make_format(self._model, changed)
-            filters = policy and [
-                policy.filter_answer(record.id, number, form.text_before(number))
-                for number in range(len(form.requests))
-            ]
+            form, filters = policy_filter.filter_form(
+                policy, body, functools.partial(make_format, self._model), record.id
+            )
             return body, form, filters
 
         content = await request_body.read(request)
@@ -286,8 +287,19 @@ async def _handle_bug(request: Request, error: Exception) -> Response:
 def make_app(model: ServedModel, options: Options, load: Load) -> ASGIApp:
     """Returns the application of a model. load: is kept up to date, for draining."""
     routes = Routes(model, options, load)
+    table = routes.table()
+    if options.chat is not None:
+        chat = ChatRoutes(
+            model,
+            options.chat,
+            routes.metrics,
+            options.time_limit_s,
+            options.log_prompts,
+            options.policy,
+        )
+        table += chat.table(routes.route)
     app = Starlette(
-        routes=routes.table(),
+        routes=table,
         exception_handlers={
             ApiError: _handle_api_error,
             HTTPException: _handle_http_error,

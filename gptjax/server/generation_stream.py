@@ -76,6 +76,12 @@ class GenerationStream:
         for handle in handles:
             handle.cancel()
 
+    def end(self) -> None:
+        """Ends those that still run, in order: `pieces` ends with an empty piece of each."""
+        self.cancel()
+        for number in range(len(self._requests)):
+            self._put(number, Piece(finish_reason="stop"))
+
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yields (number of the generation, what has come of it), until all have ended. Raises
         ApiError if that takes too long, and what the engine raised."""

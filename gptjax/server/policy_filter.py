@@ -109,6 +109,19 @@ class AnswerFilter:
         return dataclasses.replace(piece, text=text, finish_reason=reason)
 
 
+def filter_form(
+    policy: PolicyFilter | None, body: Body, make_form: Callable[[Body], Any], request_id: str
+) -> tuple[Any, list[AnswerFilter] | None]:
+    """Returns (the form of a request's answers, the filter of each; None without a policy)."""
+    form = make_form(body)  # refuses prompts that are long to search
+    if policy is None:
+        return form, None
+    changed = policy.filter_request(body, request_id)
+    form = form if changed == body else make_form(changed)
+    numbers = range(len(form.requests))
+    return form, [policy.filter_answer(request_id, i, form.text_before(i)) for i in numbers]
+
+
 def _check_completion(body: openai_types.CompletionRequest) -> None:
     """Raises ApiError for what would go past the filters of output."""
     if body.logprobs is not None:

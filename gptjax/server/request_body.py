@@ -16,15 +16,15 @@ MAX_BODY_S = 60.0  # seconds in which a body must have come
 MAX_DEPTH = 64  # objects and lists within each other
 
 
-async def read(request: Request) -> bytes:
+async def read(
+    request: Request, allowed: str = "application/json", max_bytes: int = MAX_BODY_BYTES
+) -> bytes:
     """Returns the body. Raises ApiError, before it is read to its end, for one of another type than
-    JSON (415), that is too long (413) or does not come (408)."""
+    `allowed` (415), that is too long (413) or does not come (408)."""
     kind = _header(request, "content-type").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        # A page of any site may post forms and plain text here: a browser asks first for JSON.
-        raise ApiError(
-            415, f"Content-Type is {parse.quote(kind)}: give application/json", "Content-Type"
-        )
+    if kind != allowed:
+        # A page of any site may post forms and plain text here: a browser asks first for others.
+        raise ApiError(415, f"Content-Type is {parse.quote(kind)}: give {allowed}", "Content-Type")
     encoding = _header(request, "content-encoding").strip().lower()
     if encoding not in ("", "identity"):
         raise ApiError(
@@ -33,15 +33,15 @@ async def read(request: Request) -> bytes:
             "Content-Encoding",
         )
     length = _header(request, "content-length")
-    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_long()
+    if length.isdigit() and int(length[:20]) > max_bytes:
+        raise _too_long(max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(MAX_BODY_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_long()
+                if len(body) > max_bytes:
+                    raise _too_long(max_bytes)
     except TimeoutError:
         raise ApiError(
             408, f"the body had not come after {MAX_BODY_S:g} seconds: send it again", "body"
@@ -53,9 +53,9 @@ def _header(request: Request, name: str) -> str:
     return request.headers[name] if name in request.headers else ""
 
 
-def _too_long() -> ApiError:
+def _too_long(max_bytes: int) -> ApiError:
     return ApiError(
-        413, f"the body is longer than {MAX_BODY_BYTES:,} bytes: send less in one request", "body"
+        413, f"the body is longer than {max_bytes:,} bytes: send less in one request", "body"
     )
 
 

@@ -104,7 +104,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):
     assert {name.split("/")[0] for name in names} == {"gptjax", about}
     walked = os.walk(ROOT / "gptjax", followlinks=True)
     files = [Path(folder, name).relative_to(ROOT) for folder, _, inner in walked for name in inner]
-    expected = {str(file) for file in files if file.suffix in (".py", ".typed")}
+    expected = {str(file) for file in files if file.suffix in (".py", ".typed", ".html")}
     assert {name for name in names if name.startswith("gptjax/")} == expected
     assert {"gptjax/configs/ladder.py", "gptjax/launch/tpu.py", "gptjax/py.typed"} <= expected
     assert f"{about}/licenses/LICENSE" in names

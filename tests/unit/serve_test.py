@@ -1,5 +1,7 @@
 """python -m gptjax.serve: its flags, and a server by it that SIGTERM ends."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -16,6 +18,7 @@ import pytest
 pytest.importorskip("starlette", reason="needs requirements-serve.txt")
 
 from gptjax import sample, serve  # noqa: E402
+from gptjax.server.chat_page import accounts, database, page  # noqa: E402
 
 PROGRAM = """
 import sys, types
@@ -50,12 +53,17 @@ serve.main(sys.argv[1:])
         (["--policy=log"], "--policy=log only records what it finds: give --intervention_log"),
         (["--intervention_log=found"], "--policy=off searches for nothing"),
         (["--policy=mask", "--intervention_log=missing/found"], "cannot be written"),
+        (["--users=missing"], "--users=missing is not there: make it by python -m gptjax.serve"),
+        (["--users=empty"], "--users=empty has no account: add one"),
+        (["--users=keys"], "keys is no file of the chat page"),
+        (["--add_user=ann"], "--add_user needs the file of accounts: give --users=FILE"),
         (["--host=192.0.2.1", "--allow_unauthenticated"], "give an address of this machine"),
     ],
 )
 def test_what_is_refused_before_the_model_is_read(flags, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("keys").write_text("alice")
+    pathlib.Path("empty").touch()
     monkeypatch.setattr(sample, "load_model", lambda *given: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=words) as caught:
         serve.main(["--model=x", "--port=0", *flags])
@@ -85,6 +93,37 @@ def test_who_may_be_let_in(host, keys, is_open, allowed):
         return serve.check_args(args)
     with pytest.raises(ValueError):
         serve.check_args(args)
+
+
+def test_accounts(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "users"
+    flags = [f"--users={file}", "--add_user=ann"]
+    for text, words in [("a password\n", "ann is added"), ("another one\n", "of ann is changed")]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        serve.main(flags)
+        assert words in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(ValueError, match="the password has 0 characters"):
+        serve.main(flags)
+    terminal = types.SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    typed = iter(["one password", "one passwort"])
+    monkeypatch.setattr(serve.getpass, "getpass", lambda prompt: next(typed))
+    with pytest.raises(ValueError, match="the two passwords differ"):
+        serve.main(flags)
+    with contextlib.closing(database.Database(file)) as users:
+        assert accounts.Accounts(users).verify("ann", "another one")
+    with pytest.raises(ValueError, match="give --model=DIR"):
+        serve.main([])
+
+
+def test_the_chat_page_of_the_program(program, tmp_path):
+    file = tmp_path / "users"
+    with contextlib.closing(database.Database(file)) as users:
+        accounts.Accounts(users).put("ann", "a password")
+    _, url = program(f"--users={file}")
+    with urllib.request.urlopen(url, timeout=60) as response:
+        assert response.read() == page.FILE.read_bytes()
 
 
 @pytest.fixture

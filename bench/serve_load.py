@@ -1,0 +1,133 @@
+"""How fast does the server answer, and what does load do to it?
+
+    python -m bench.serve_load --model=DIR --work=DIR [--concurrency=1,2,4,8,16] [--slots=8]
+
+Starts `python -m gptjax.serve` with one slot and with --slots, and asks it over loopback by the
+client `openai`: prompts of 64 words, answers of --tokens tokens, greedy, streamed. For each
+concurrency: answer tokens per second, and the times to the first token and between tokens, their
+median and 99th percentile. docs/results/serving.md has results.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import openai
+
+from gptjax.config import parse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work", type=parse.path_argument, required=True)
+    parser.add_argument("--concurrency", default="1,2,4,8,16")
+    parser.add_argument("--slots", type=parse.int_argument(1, 256), default=8)
+    parser.add_argument("--context", type=parse.int_argument(1), default=512)
+    parser.add_argument("--tokens", type=parse.int_argument(1, 10**4), default=32)
+    parser.add_argument("--rounds", type=parse.int_argument(1, 100), default=2)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    levels = [int(level) for level in args.concurrency.split(",")]
+    print("slots  at once  answers  tokens/s  first token p50, p99 [s]  next p50, p99 [ms]")
+    results = []
+    for slots in dict.fromkeys((1, args.slots)):
+        with Server(args.model, slots, args.context) as server:
+            asyncio.run(ask_all(server.url, 2, 1, args.tokens))  # warms up
+            for level in levels if slots > 1 else levels[:1]:
+                n = max(4, level * args.rounds)
+                row = {"slots": slots, "at once": level, "answers": n}
+                row |= asyncio.run(ask_all(server.url, n, level, args.tokens))
+                results.append(row)
+                first, after = row["first token"], row["next token"]
+                print(
+                    f"{slots:5}  {level:7}  {n:7}  {row['tokens/s']:8.1f}  "
+                    f"{first[0]:12.2f}, {first[1]:6.2f}      {after[0] * 1e3:8.0f}, "
+                    f"{after[1] * 1e3:5.0f}",
+                    flush=True,
+                )
+    (args.work / "serve_load.json").write_text(json.dumps(results))
+    one = next(row["tokens/s"] for row in results if row["slots"] == 1)
+    best = max(row["tokens/s"] for row in results)
+    print(f"{args.slots} slots write {best / one:.2f} times as much as one")
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, model: str, slots: int, context: int):
+        command = [sys.executable, "-m", "gptjax.serve", f"--model={model}", "--port=0"]
+        command += [f"--slots={slots}", f"--context={context}", "--max_queue=4096"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = next(line for line in self._process.stdout if "http://" in line)
+        self.url = re.search(r"http://\S+", line)[0]  # type: ignore[index]
+
+    def __enter__(self) -> "Server":
+        stdout = self._process.stdout
+        assert stdout is not None
+        threading.Thread(target=stdout.read, daemon=True).start()  # the access log
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+async def ask_all(url: str, n: int, at_once: int, n_tokens: int) -> dict[str, object]:
+    """Asks n questions, `at_once` at a time; returns rates and times."""
+    rng = random.Random(n)
+    words = "the of and to in a is that for it as was with be by on not he his but".split()
+    prompts = [" ".join(rng.choices(words, k=64)) for _ in range(n)]
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=600) as client:
+        name = (await client.models.list()).data[0].id
+        gate = asyncio.Semaphore(at_once)
+        start = time.perf_counter()
+        questions = (ask(client, name, prompt, n_tokens, gate) for prompt in prompts)
+        times = await asyncio.gather(*questions)
+        seconds = time.perf_counter() - start
+    first = [row[1] - row[0] for row in times]
+    after = [b - a for row in times for a, b in zip(row[1:], row[2:], strict=False)]
+    return {
+        "tokens/s": sum(len(row) - 1 for row in times) / seconds,
+        "first token": percentiles(first),
+        "next token": percentiles(after),
+    }
+
+
+async def ask(
+    client: openai.AsyncOpenAI, name: str, prompt: str, n_tokens: int, gate: asyncio.Semaphore
+) -> list[float]:
+    """The times of the request and of each token of its answer."""
+    async with gate:
+        times = [time.perf_counter()]
+        stream = await client.completions.create(
+            model=name,
+            prompt=prompt,
+            max_tokens=n_tokens,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        async for _ in stream:
+            times.append(time.perf_counter())
+    return times
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile."""
+    return statistics.median(values), float(np.quantile(values, 0.99))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The chat page: accounts, conversations, files, and the HTML that shows them."""
