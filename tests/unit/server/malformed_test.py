@@ -15,7 +15,16 @@ BODIES = {
     "embeddings": {"model": "tiny", "input": "ab"},
 }
 JSON = {"Content-Type": "application/json"}
-MISSING = object()
+
+
+class Missing:
+    """In place of a value: the field is left out."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = Missing()
 CASES = [
     # route, field, value, param if another than the field
     *[("completions", "prompt", x) for x in (MISSING, None, 5, True, {}, [], [[]], ["a", 1])],
