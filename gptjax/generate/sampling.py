@@ -4,6 +4,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax.config.record import Bounds, record
 from gptjax.sharding.shapes import shaped
@@ -32,41 +33,72 @@ class SamplingParams:
 @shaped
 def filter_logits(logits_BV: jax.Array, params: SamplingParams) -> jax.Array:
     """Logits after temperature (above 0), with minus infinity for tokens excluded by top-k or
-    top-p. Ties at the k-th place are all kept.
+    top-p. Tokens that are equally likely at the threshold are all kept.
     """
-    logits_BV = apply_temperature(logits_BV, params.temperature)
+    temperature = min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    logits_BV = apply_temperature(logits_BV, temperature)
     if params.top_k is not None and params.top_k < logits_BV.shape[-1]:
         logits_BV = apply_top_k(logits_BV, params.top_k)
-    return logits_BV if params.top_p is None else apply_top_p(logits_BV, params.top_p)
+    if params.top_p is None or params.top_p == 1:  # of which rounding would lose the rarest tokens
+        return logits_BV
+    return apply_top_p(logits_BV, params.top_p)
 
 
 @shaped
-def apply_temperature(logits_BV: jax.Array, temperature: float) -> jax.Array:
-    """Returns the logits divided by a temperature above 0, shifted so that the maximum of each row
-    is 0.
+def apply_temperature(logits_BV: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """Returns the logits divided by a temperature (MIN_TEMPERATURE to MAX_TEMPERATURE), or by one
+    for each row, shifted so that the maximum of each row is 0.
     """
     # No temperature moves a logit of 0; the others may go down to the lowest float32.
     logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    return logits_BV / min(max(temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    return logits_BV / _column(temperature)
 
 
 @shaped
-def apply_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Returns the logits with minus infinity for all but the k most likely tokens of each row."""
-    smallest_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
-    return jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
+def apply_top_k(logits_BV: jax.Array, k: int | jax.Array) -> jax.Array:
+    """Returns the logits with minus infinity for all but the k most likely tokens of each row. k: a
+    number, or one for each row."""
+    return _keep_likeliest(logits_BV, jnp.ones_like(logits_BV), k)
 
 
 @shaped
-def apply_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
+def apply_top_p(logits_BV: jax.Array, p: float | jax.Array) -> jax.Array:
     """Returns the logits with minus infinity for all but the most likely tokens of each row whose
-    cumulative probability reaches p: nucleus sampling (1904.09751).
-    """
-    order_BV = jnp.argsort(-logits_BV, axis=-1)
-    sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
-    likelier_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV  # the mass before each token
-    out_BV = jnp.take_along_axis(likelier_BV >= p, jnp.argsort(order_BV, axis=-1), axis=-1)
-    return jnp.where(out_BV, -jnp.inf, logits_BV)
+    cumulative probability reaches p: nucleus sampling (1904.09751). p: a number, or one for each
+    row."""
+    return _keep_likeliest(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p)
+
+
+def _keep_likeliest(
+    logits_BV: jax.Array, weights_BV: jax.Array, least: float | jax.Array
+) -> jax.Array:
+    """Returns the largest logits of each row whose weights together reach `least`, and minus
+    infinity for the others. Those that are equal at the threshold are all kept.
+
+    The threshold is found by bisection over the bits of float32, which are ordered as values from 0
+    on are: 31 sums over the vocabulary, which on CPU take less than sorting it."""
+    below_BV = jnp.max(logits_BV, axis=-1, keepdims=True) - logits_BV
+    least_B1 = _column(least)
+
+    def value(bits_B):
+        return jax.lax.bitcast_convert_type(bits_B, jnp.float32)[:, None]
+
+    def halve(_, bounds):
+        low_B, high_B = bounds  # the threshold is above low, and at most high
+        middle_B = low_B + (high_B - low_B) // 2
+        sum_B1 = jnp.where(below_BV <= value(middle_B), weights_BV, 0).sum(-1, keepdims=True)
+        is_reached_B = (sum_B1 >= least_B1)[:, 0]
+        return jnp.where(is_reached_B, low_B, middle_B), jnp.where(is_reached_B, middle_B, high_B)
+
+    infinity, n_rows = np.float32(np.inf).view(np.int32), logits_BV.shape[0]
+    bounds = jnp.full(n_rows, -1, jnp.int32), jnp.full(n_rows, infinity, jnp.int32)
+    threshold_B = jax.lax.fori_loop(0, 32, halve, bounds)[1]
+    return jnp.where(below_BV <= value(threshold_B), logits_BV, -jnp.inf)
+
+
+def _column(values: float | jax.Array) -> jax.Array:
+    """float32 (1, 1) of a number, (B, 1) of one for each row."""
+    return jnp.asarray(values, jnp.float32).reshape(-1, 1)
 
 
 @shaped

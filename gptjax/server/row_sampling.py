@@ -2,7 +2,6 @@
 client's choice compiles a program.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from gptjax.generate import sampling
 from gptjax.server.generation import MAX_LOGPROBS, RowSampling
 
 MAX_BIASES = 300  # of a row, as OpenAI's API takes
-KEY_WORDS = 2**32
+WORD = 2**32  # a seed is two of them
 
 
 class RowParams(flax.struct.PyTreeNode):
@@ -65,7 +64,7 @@ def row_params(rows: Sequence[RowSampling], n_vocab: int) -> RowParams:
     def column(name: str, dtype: type = np.float32) -> np.ndarray:
         return np.array([getattr(row, name) for row in rows], dtype)
 
-    seeds_B2 = [[row.seed // KEY_WORDS % KEY_WORDS, row.seed % KEY_WORDS] for row in rows]
+    seeds_B2 = [[row.seed // WORD % WORD, row.seed % WORD] for row in rows]
     fields: dict[str, Any] = {
         "temperature_B": column("temperature"),
         "top_k_B": np.minimum(column("top_k", np.int64), n_vocab).astype(np.int32),
@@ -136,47 +135,21 @@ def _adjust(logits_BV: jax.Array, params: RowParams, texts: Texts) -> jax.Array:
 
 
 def _filter(logits_BV: jax.Array, params: RowParams) -> jax.Array:
-    """Logits after temperature, min_p, top_k and top_p: minus infinity for what they exclude. Of
-    tokens that are equally likely at the threshold of top_k or top_p all are kept."""
-    temperature_B1 = jnp.maximum(params.temperature_B, sampling.MIN_TEMPERATURE)[:, None]
-    below_BV = (jnp.max(logits_BV, axis=-1, keepdims=True) - logits_BV) / temperature_B1
-    # exp(-103.3) is the least float32: no threshold is as low, and 0 excludes nothing.
-    min_p_B = jnp.where(params.min_p_B > 0, -jnp.log(params.min_p_B), jnp.inf)
-    below_BV = jnp.where(below_BV <= min_p_B[:, None], below_BV, jnp.inf)
+    """Logits after temperature, min_p, top_k and top_p: minus infinity for what they exclude."""
+    temperature_B = jnp.maximum(params.temperature_B, sampling.MIN_TEMPERATURE)
+    logits_BV = sampling.apply_temperature(logits_BV, temperature_B)  # the maximum is 0
+    logits_BV = jnp.where(logits_BV >= jnp.log(params.min_p_B)[:, None], logits_BV, -jnp.inf)
 
-    def keep_top_k(below_BV):
-        k_B = jnp.where(params.top_k_B > 0, params.top_k_B, below_BV.shape[-1])
-        return _keep_least(below_BV, jnp.ones_like(below_BV), k_B.astype(jnp.float32))
+    def apply_top_k(logits_BV):
+        k_B = jnp.where(params.top_k_B > 0, params.top_k_B, logits_BV.shape[-1])
+        return sampling.apply_top_k(logits_BV, k_B)
 
-    def keep_likeliest(below_BV):
-        p_BV = jnp.exp(-below_BV)
-        mass_B = jnp.where(params.top_p_B < 1, params.top_p_B * p_BV.sum(-1), 0)
-        return jnp.where(params.top_p_B[:, None] < 1, _keep_least(below_BV, p_BV, mass_B), below_BV)
+    def apply_top_p(logits_BV):
+        filtered_BV = sampling.apply_top_p(logits_BV, params.top_p_B)
+        return jnp.where(params.top_p_B[:, None] < 1, filtered_BV, logits_BV)
 
-    below_BV = jax.lax.cond((params.top_k_B > 0).any(), keep_top_k, lambda y: y, below_BV)
-    return -jax.lax.cond((params.top_p_B < 1).any(), keep_likeliest, lambda y: y, below_BV)
-
-
-def _keep_least(values_BV: jax.Array, weights_BV: jax.Array, least_B: jax.Array) -> jax.Array:
-    """Returns the smallest values (at least 0) of each row whose weights together reach least_B,
-    and infinity for the others.
-
-    The threshold is found by bisection over the bits of float32, which are ordered as the values
-    are: 31 sums over the vocabulary, which on CPU take less than sorting it."""
-
-    def halve(_, bounds):
-        low_B, high_B = bounds  # the threshold is above low, and at most high
-        middle_B = low_B + (high_B - low_B) // 2
-        threshold_B1 = jax.lax.bitcast_convert_type(middle_B, jnp.float32)[:, None]
-        reached_B = jnp.where(values_BV <= threshold_B1, weights_BV, 0).sum(-1) >= least_B
-        return jnp.where(reached_B, low_B, middle_B), jnp.where(reached_B, middle_B, high_B)
-
-    infinity = np.float32(math.inf).view(np.int32)
-    n_rows = values_BV.shape[0]
-    bounds = jnp.full(n_rows, -1, jnp.int32), jnp.full(n_rows, infinity, jnp.int32)
-    _, high_B = jax.lax.fori_loop(0, 32, halve, bounds)
-    threshold_B1 = jax.lax.bitcast_convert_type(high_B, jnp.float32)[:, None]
-    return jnp.where(values_BV <= threshold_B1, values_BV, jnp.inf)
+    logits_BV = jax.lax.cond((params.top_k_B > 0).any(), apply_top_k, lambda y: y, logits_BV)
+    return jax.lax.cond((params.top_p_B < 1).any(), apply_top_p, lambda y: y, logits_BV)
 
 
 def score(logits_BV: jax.Array, token_B: jax.Array) -> Scores:

@@ -32,22 +32,43 @@ def params(*rows):
     return row_sampling.row_params(rows, V)
 
 
+def keep(logits_V, temperature, top_k, top_p):
+    """Which tokens are left, by sorting."""
+    order = np.argsort(-logits_V)
+    x = logits_V[order].astype(np.float64) / temperature
+    p = np.exp(x - x[0])
+    if top_k:
+        p[top_k:] = 0
+    p /= p.sum()
+    kept = np.zeros(len(p), bool)
+    kept[order] = (p > 0) & ((np.cumsum(p) - p < top_p) | (top_p == 1))
+    return kept
+
+
 @pytest.mark.parametrize("top_k", [0, 1, 7, V])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-9])
 @pytest.mark.parametrize("temperature", [1.0, 0.2, 30.0])
-def test_what_is_excluded_is_what_the_offline_sampler_excludes(top_k, top_p, temperature):
+def test_what_is_excluded_is_what_sorting_excludes(top_k, top_p, temperature):
     logits_BV = jnp.asarray(3 * RNG.normal(size=(8, V)), jnp.float32)
     row = RowSampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    found_BV = row_sampling._filter(logits_BV, params(*[row] * 8))
-    expected_BV = sampling.filter_logits(
+    rows_BV = row_sampling._filter(logits_BV, params(*[row] * 8))
+    all_BV = sampling.filter_logits(
         logits_BV,
-        sampling.SamplingParams(
-            temperature=temperature, top_k=top_k or None, top_p=None if top_p == 1 else top_p
-        ),
+        sampling.SamplingParams(temperature=temperature, top_k=top_k or None, top_p=top_p),
     )
-    np.testing.assert_array_equal(np.isinf(found_BV), np.isinf(expected_BV))
-    finite = np.isfinite(found_BV)
-    np.testing.assert_allclose(found_BV[finite], expected_BV[finite], rtol=1e-5, atol=1e-5)
+    expected_BV = [keep(np.array(y_V), temperature, top_k, top_p) for y_V in logits_BV]
+    for found_BV in (rows_BV, all_BV):
+        np.testing.assert_array_equal(np.isfinite(found_BV), expected_BV)
+        shifted_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature
+        finite = np.isfinite(found_BV)
+        np.testing.assert_allclose(found_BV[finite], shifted_BV[finite], rtol=1e-5, atol=1e-5)
+
+
+def test_equally_likely_tokens_at_the_threshold_are_all_kept():
+    logits_BV = jnp.asarray([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    for params_ in (sampling.SamplingParams(top_k=2), sampling.SamplingParams(top_p=0.5)):
+        kept = np.isfinite(sampling.filter_logits(logits_BV, params_))
+        assert kept.tolist() == [[True, True, True, True, False]]
 
 
 def test_a_row_is_sampled_alone_as_among_others():
