@@ -152,6 +152,26 @@ def make_parser(program: str, description: str, example: str) -> _Parser:
     )
 
 
+def add_set_flag(
+    parser: argparse.ArgumentParser, help_text: str, metavar: str = "PATH=VALUE"
+) -> None:
+    """Adds --set, which may be given several times, as `assignments`."""
+    parser.add_argument(
+        "--set", metavar=metavar, action="append", default=[], dest="assignments", help=help_text
+    )
+
+
+def add_policy_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --policy, for registry.policy."""
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        default="off",
+        help=f"filters of prompts and answers: {', '.join(registry.POLICIES)}, or FILE.py:NAME of "
+        "your own (default: %(default)s)",
+    )
+
+
 def make_config_parser(program: str, description: str, example: str, text: bool = False) -> _Parser:
     """Returns `make_parser` with --config NAME, --set path=value and, if `text`, --text FILE, for
     `resolve_config`.
@@ -163,13 +183,9 @@ def make_config_parser(program: str, description: str, example: str, text: bool 
         metavar="NAME",
         help="a recipe: its name (python -m gptjax.plan shows all), or FILE.py:NAME of your own",
     )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help=(
+    add_set_flag(
+        parser,
+        (
             "change one field; also PATH=VALUE or --PATH=VALUE, as train.steps=100; repeatable, "
             "the last one wins"
         ),

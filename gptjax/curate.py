@@ -156,13 +156,8 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
             ".jsonl or .parquet, compressed or not, here or at any place of fsspec; repeatable"
         ),
     )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="change a field of the recipe, as read.seconds=5 or stages.1.words=(20,100000)",
+    cli.add_set_flag(
+        parser, "change a field of the recipe, as read.seconds=5 or stages.1.words=(20,100000)"
     )
     parser.add_argument(
         "--without",

@@ -106,14 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", metavar="DIR", type=parse.path_argument, help="compare: evaluations/ of a run"
     )
-    parser.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="change a rule, as window=100",
-    )
+    cli.add_set_flag(parser, "change a rule, as window=100", metavar="NAME=VALUE")
     return parser
 
 

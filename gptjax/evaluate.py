@@ -109,13 +109,10 @@ def make_parser() -> argparse.ArgumentParser:
         type=parse.path_argument,
         help="with --curve: whose results to draw",
     )
-    parser.add_argument(
-        "--set",
+    cli.add_set_flag(
+        parser,
+        "another protocol, as in hellaswag.method=Total or all.description=''; repeatable",
         metavar="TASK.FIELD=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="another protocol, as in hellaswag.method=Total or all.description=''; repeatable",
     )
     return parser
 

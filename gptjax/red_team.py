@@ -26,21 +26,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--model", metavar="FILE.py:NAME", required=True, help="the function that answers"
     )
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        default="off",
-        help=f"filters of input and output: {', '.join(registry.POLICIES)}, or FILE.py:NAME of "
-        "your own (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="change a field of the policy, as output.0.region=GB",
-    )
+    cli.add_policy_flag(parser)
+    cli.add_set_flag(parser, "change a field of the policy, as output.0.region=GB")
     parser.add_argument(
         "--out",
         metavar="DIR",

@@ -59,14 +59,7 @@ def add_model_flags(parser: argparse.ArgumentParser, is_required: bool = True) -
         required=is_required,
         help="a run's directory, or a folder of weights",
     )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="assignments",
-        help="how it computes, as compute.kv_cache_dtype=int8; repeatable",
-    )
+    cli.add_set_flag(parser, "how it computes, as compute.kv_cache_dtype=int8; repeatable")
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:

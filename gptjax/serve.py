@@ -118,13 +118,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of what is filtered."""
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        default="off",
-        help=f"filters of prompts and answers: {', '.join(registry.POLICIES)}, or FILE.py:NAME of "
-        "your own (default: %(default)s)",
-    )
+    cli.add_policy_flag(parser)
     parser.add_argument(
         "--intervention_log",
         metavar="FILE",
@@ -292,7 +286,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         chat_template=template,
         digest=loaded.digest,
         created=int(time.time()),
-        embed=embeddings.make_embed(loaded.inference_model),
+        # On several devices two programs with collectives at once may wait for each other.
+        embed=embeddings.make_embed(loaded.inference_model) if loaded.mesh.size == 1 else None,
     )
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from gptjax.config import data, schema
+from gptjax.model import inference
 from gptjax.sharding import device_mesh
 from gptjax.training import state, step
 
@@ -99,3 +100,15 @@ def limit_devices(patch, n: int):
         "make_mesh",
         lambda sizes, there=None: MAKE_MESH(sizes, there or jax.devices()[:n]),
     )
+
+
+def make_peaked_model(n_devices: int = 1, parts: dict | None = None, **changes):
+    """An inference.InferenceModel of `config(**changes)` with random weights, whose logits are far
+    from uniform. parts: further changes, as replace_parts takes them."""
+    _, built, initial = make_step(replace_parts(config(**changes), **(parts or {})), n_devices)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype)
+        * (path[-1].key != "gain_D"),
+        initial.params,
+    )  # fmt: skip
+    return inference.prepare(built.model, params)

@@ -12,14 +12,10 @@ from gptjax.safety import stream_filter
 def mask_personal_data(rule: MaskPersonalData) -> StageFn:
     """Returns a stage that replaces personal data by <email>, <phone>, <card>, <iban> or <ip>; it
     drops nothing."""
+    rules = stream_filter.rules([safety.PersonalData(kinds=rule.kinds, region=None)])
 
     def stage(page: Page) -> Page:
-        return dataclasses.replace(page, text=mask(page.text, rule.kinds))
+        text, _ = stream_filter.filter_text(page.text, rules, b"")
+        return dataclasses.replace(page, text=text)
 
     return stage
-
-
-def mask(text: str, kinds: tuple[safety.PersonalKind, ...]) -> str:
-    """Returns a text with the personal data of these kinds replaced."""
-    rules = stream_filter.rules([safety.PersonalData(kinds=kinds, region=None)])
-    return stream_filter.filter_text(text, rules, b"")[0]

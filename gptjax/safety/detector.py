@@ -30,7 +30,7 @@ class Detector(Protocol):
         """Yields the matches that begin at `start` or later, before `stop`; they may overlap."""
         ...
 
-    def undecided(self, text: str, start: int) -> int:
+    def find_partial(self, text: str, start: int) -> int:
         """Returns the first position from `start` on at which a match may begin that the end of
         the text cuts off; the length of the text if there is none."""
         ...
@@ -61,7 +61,7 @@ class Pattern:
                 yield match.start(), end
             start = match.start() + 1
 
-    def undecided(self, text: str, start: int) -> int:
+    def find_partial(self, text: str, start: int) -> int:
         """See Detector."""
         match = self.beginning.search(text, max(start, len(text) - self.longest))
         return match.start() if match else len(text)

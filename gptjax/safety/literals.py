@@ -44,7 +44,7 @@ class Literals:
                         yield first + place, first + place + len(literal)
                         break
 
-    def undecided(self, text: str, start: int) -> int:
+    def find_partial(self, text: str, start: int) -> int:
         """See Detector."""
         first = max(start, len(text) - self.longest + 1)
         rest = text[first:].translate(LOWER)

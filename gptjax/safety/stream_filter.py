@@ -123,7 +123,7 @@ class StreamFilter:
         limit = len(self._folded)  # before it, all is decided
         for i, rule in enumerate(self._rules):
             start, search = self._starts[i], rule.detector
-            stop = len(self._folded) if is_end else search.undecided(self._folded, start)
+            stop = len(self._folded) if is_end else search.find_partial(self._folded, start)
             self._matches += [(*span, i) for span in search.find(self._folded, start, stop)]
             self._starts[i] = stop
             if rule.action != "log":

@@ -93,7 +93,7 @@ class Routes:
         """Returns a route. is_open: no key is needed. is_work: it counts against limits, and is
         refused while draining."""
 
-        async def guarded(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             record: RequestRecord = request.state.record
             record.route = path
             self._check_host(request)
@@ -106,7 +106,7 @@ class Routes:
             except ClientDisconnect:
                 return Response(status_code=CLIENT_GONE)
 
-        return Route(path, guarded, methods=[method])
+        return Route(path, handle, methods=[method])
 
     # --- who may ----------------------------------------------------------------------------------
 

@@ -82,6 +82,8 @@ class Batcher:
             if self._end is not None:
                 raise self._end
             if len(self._queue) >= self._max_queue:
+                self._drop_canceled()
+            if len(self._queue) >= self._max_queue:
                 raise Full
             self._queue.append(generation)
             self._condition.notify()
@@ -114,7 +116,7 @@ class Batcher:
         try:
             turns = itertools.count()
             while self._admit():
-                self._drop_canceled()
+                self._free_canceled()
                 reading = [slot for slot, g in self._running.items() if not g.is_read]
                 if reading:
                     self._prefill(reading[next(turns) % len(reading)])
@@ -141,11 +143,11 @@ class Batcher:
                     self._condition.wait()
                 if self._end is not None:
                     return False
-                free = [s for s in range(self._slots.n_slots) if s not in self._running]
-                taken = [self._queue.popleft() for _ in free[: len(self._queue)]]
-            for generation, slot in zip(taken, free, strict=False):
-                if not generation.is_canceled:
-                    self._insert(slot, generation)
+                self._drop_canceled()
+                free = self._slots.free_slots[: len(self._queue)]
+                taken = [self._queue.popleft() for _ in free]
+            for generation, slot in zip(taken, free, strict=True):
+                self._insert(slot, generation)
             if self._running:
                 return True
 
@@ -160,6 +162,10 @@ class Batcher:
             self._n_cached += n
 
     def _drop_canceled(self) -> None:
+        """Drops generations that wait and were canceled. The lock must be held."""
+        self._queue = collections.deque(g for g in self._queue if not g.is_canceled)
+
+    def _free_canceled(self) -> None:
         for slot, generation in [*self._running.items()]:
             if generation.is_canceled:
                 self._free(slot)
@@ -173,10 +179,10 @@ class Batcher:
     def _prefill(self, slot: int) -> None:
         """Reads a piece of a slot's prompt, and adds the first token if that was the last piece."""
         generation = self._running[slot]
-        allowed = self._allowed([slot])
+        masks = self._masks([slot])
         if slot not in self._running:
             return
-        tokens, scores = self._slots.prefill(slot, generation.request.echo, allowed.get(slot))
+        tokens, scores = self._slots.prefill(slot, generation.request.echo, masks.get(slot))
         if scores is not None:
             generation.add_prompt_scores(scores.first, scores.scores)
         if tokens is not None:
@@ -186,35 +192,37 @@ class Batcher:
     def _generate(self, writing: list[int]) -> None:
         """Adds a token to each slot that is read."""
         wants_scores = any(self._running[s].request.logprobs is not None for s in writing)
-        allowed = self._allowed(writing)
+        masks = self._masks(writing)
         writing = [slot for slot in writing if slot in self._running]
-        tokens = self._slots.generate(writing, wants_scores, allowed)
+        tokens = self._slots.generate(writing, wants_scores, masks)
         for slot in writing:
             self._add(slot, int(tokens.token_B[slot]), tokens.scores, slot)
 
-    def _allowed(self, some: list[int]) -> dict[int, np.ndarray]:
+    def _masks(self, some: list[int]) -> dict[int, np.ndarray]:
         """The tokens that the grammars of some slots allow. A slot whose grammar fails is freed."""
-        allowed = {}
+        masks = {}
         for slot in some:
             generation = self._running[slot]
             if generation.matcher is not None:
                 try:
-                    allowed[slot] = generation.matcher.allowed()
+                    masks[slot] = generation.matcher.mask()
                 except ValueError as error:
                     generation.fail(error)
                     self._free(slot)
-        return allowed
+        return masks
 
     def _add(self, slot: int, token: int, scores: Scores, row: int) -> None:
         generation = self._running[slot]
+        n_before = generation.n_tokens
         if token == sampling.NONE:
             self._slots.clear(slot)
             generation.fail(inference.NonFiniteLogits())
             self._free(slot)
             return
+        is_last = generation.add_token(token, scores, row)
         with self._condition:
-            self._n_new += 1
-        if generation.add_token(token, scores, row):
+            self._n_new += generation.n_tokens - n_before
+        if is_last:
             self._free(slot)
 
 

@@ -80,7 +80,7 @@ class Matcher:
     def __init__(self, matcher: Any, n_vocab: int):
         self._matcher, self._n_vocab = matcher, n_vocab
 
-    def allowed(self) -> np.ndarray:
+    def mask(self) -> np.ndarray:
         """Returns bool (V,): the tokens that may come next; none if the text is whole and there is
         no token to end it. Raises ValueError if the grammar takes too long."""
         if self._matcher.is_error():

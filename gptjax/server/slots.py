@@ -66,6 +66,7 @@ class Slots:
         # Of each slot: its last prompt, how much of it was read, and the tokens in its cache.
         self._prompts: list[list[int]] = [[] for _ in range(n_slots)]
         self._n_read = [0] * n_slots
+        self.free_slots = list(range(n_slots))  # the one that has been free for longest first
         self._ring = min(count.cache_slots(p, capacity) for p in config.attention)
         self._n_cached = [0] * n_slots
         # Placed on the model's devices as what programs return, so that each is compiled once.
@@ -83,6 +84,7 @@ class Slots:
             self.prefill(0)
             self.generate([0])
         self.clear(0)
+        self.free(0)
 
     def insert(
         self, slot: int, prompt: Sequence[int], sampling: RowSampling, share: bool = True
@@ -95,6 +97,8 @@ class Slots:
         params = row_sampling.row_params([sampling], self.n_vocab)
         inputs = jax.device_put((np.int32(slot), np.int32(source), np.int32(n), ids_T, params))
         self._state = _insert(self._state, *inputs)
+        if slot in self.free_slots:
+            self.free_slots.remove(slot)
         self._prompts[slot], self._n_read[slot], self._n_cached[slot] = list(prompt), n, n
         return n
 
@@ -166,12 +170,13 @@ class Slots:
         return Tokens(*jax.device_get(outputs))
 
     def free(self, slot: int) -> None:
-        """Ends a slot's text. What was read of its prompt serves others that begin alike, until the
-        slot is given another."""
+        """Ends a slot's text. What was read of its prompt serves others that begin alike until the
+        slot is given another, which is the last of those that are free now."""
+        self.free_slots.append(slot)
 
     def clear(self, slot: int) -> None:
-        """Ends a slot's text and forgets it, after NaN logits: their keys would spoil another
-        text even where they are not seen, since 0 times NaN is NaN."""
+        """Forgets what a slot holds, after NaN logits: their keys would spoil another text even
+        where they are not seen, since 0 times NaN is NaN."""
         self._state = _clear(self._state, jax.device_put(np.int32(slot)))
         self._prompts[slot], self._n_read[slot], self._n_cached[slot] = [], 0, 0
 

@@ -33,6 +33,7 @@ class Batcher(fake_generator.FakeGenerator):
 batcher.Batcher = Batcher
 model = types.SimpleNamespace(
     config=types.SimpleNamespace(name="tiny"), description="step 3", digest="0" * 16,
+    mesh=types.SimpleNamespace(size=1),
     tokenizer=fake_generator.TOKENIZER, chat_template=fake_generator.Template(),
     inference_model=types.SimpleNamespace(model=types.SimpleNamespace(
         config=types.SimpleNamespace(n_ctx=64))))

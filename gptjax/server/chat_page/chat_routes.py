@@ -86,7 +86,7 @@ class ChatRoutes:
         ]
 
     def _guard(self, endpoint: Endpoint) -> Endpoint:
-        async def guarded(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             try:
                 request.state.user = await self._find_user(request)
                 request.state.record.user = request.state.user.name
@@ -98,7 +98,7 @@ class ChatRoutes:
             response.headers.setdefault("Cache-Control", "no-store")
             return response
 
-        return guarded
+        return handle
 
     # --- who --------------------------------------------------------------------------------------
 

@@ -21,14 +21,7 @@ KINDS = {
 
 
 def make_model(attention) -> inference.InferenceModel:
-    """A model with random weights whose logits are far from uniform."""
-    _, built, state = tiny.make_step(tiny.config(n_ctx=N_CTX, attention=attention, n_layers=2))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype)
-        * (path[-1].key != "gain_D"),
-        state.params,
-    )  # fmt: skip
-    return inference.prepare(built.model, params)
+    return tiny.make_peaked_model(n_ctx=N_CTX, attention=attention, n_layers=2)
 
 
 @pytest.fixture(scope="module", params=KINDS)

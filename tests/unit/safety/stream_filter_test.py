@@ -59,7 +59,7 @@ class Counting:
         self.n_chars += stop - start
         return iter(())
 
-    def undecided(self, text, start):
+    def find_partial(self, text, start):
         self.n_chars += len(text) - start
         return max(start, len(text) - self.longest)
 

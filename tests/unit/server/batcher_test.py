@@ -18,14 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def make_model() -> inference.InferenceModel:
-    config = tiny.config(n_ctx=N_CTX, n_vocab=257, attention=(schema.Dense(),))
-    _, built, state = tiny.make_step(config)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype)
-        * (path[-1].key != "gain_D"),
-        state.params,
-    )  # fmt: skip
-    return inference.prepare(built.model, params)
+    return tiny.make_peaked_model(n_ctx=N_CTX, n_vocab=257, attention=(schema.Dense(),))
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +101,11 @@ def test_a_generation_that_is_cancelled_frees_its_slot(make):
     with pytest.raises(Full):
         ask(one, "too many")
     cancelled.cancel()
+    instead, _ = ask(one, "instead", n=1)  # its place in the queue is free
     handle.cancel()
     handle.on_piece = pytest.fail  # that a step was in progress changes nothing
     handle._give(Piece("x"))
-    assert wait(waiting)[2] == 3
+    assert wait(waiting)[2] == 3 and wait(instead)[2] == 1
     assert last.empty() and one.stats().active == 0
     assert wait(ask(one, "after", n=2)[0])[2] == 2
 
@@ -145,6 +139,7 @@ def test_a_prompt_is_scored_and_a_prefix_is_read_once(make):
     assert scores[0].logprob is None and all(len(s.alternatives) == 2 for s in scores[1:])
     assert all(s.token == 98 and s.text == "b" for s in scores)
     assert one.stats().cached_tokens == 0
+    assert one.stats().new_tokens == 1  # of the first; the second only scored
     assert len(wait(ask(one, prompt, n=2, logprobs=0)[0])[1]) == 2
     assert one.stats().cached_tokens == 32
 

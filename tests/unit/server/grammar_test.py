@@ -22,7 +22,7 @@ def write(matcher, tokenizer, n, rng=RNG, end=END):
     for _ in range(n):
         if matcher.is_whole():
             return tokenizer.decode(ids), True
-        choices = np.flatnonzero(matcher.allowed())
+        choices = np.flatnonzero(matcher.mask())
         token = int(rng.choice(choices))
         if token == end:
             return tokenizer.decode(ids), True
@@ -58,7 +58,7 @@ def test_random_texts_match_the_schema_with_tokens_of_several_bytes():
     for _ in range(20):
         rule = Grammar("json_schema", json.dumps(schema))
         matcher = compiler.compile(rule, frozenset({tokenizer.end_of_text}))
-        assert len(matcher.allowed()) == tokenizer.n_vocab + 3
+        assert len(matcher.mask()) == tokenizer.n_vocab + 3
         text, is_whole = write(matcher, tokenizer, 200, end=tokenizer.end_of_text)
         if is_whole:
             value = json.loads(text)

@@ -26,14 +26,7 @@ KINDS = {
 
 
 def make_model(changes) -> inference.InferenceModel:
-    """A model with random weights whose logits are far from uniform."""
-    _, built, state = tiny.make_step(tiny.config(n_ctx=N_CTX, **changes))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype)
-        * (path[-1].key != "gain_D"),
-        state.params,
-    )  # fmt: skip
-    return inference.prepare(built.model, params)
+    return tiny.make_peaked_model(n_ctx=N_CTX, **changes)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -137,9 +130,35 @@ def test_scores_of_a_prompt_are_those_of_a_forward_pass(lm):
     np.testing.assert_allclose(tokens.scores.token_B[0], own, atol=1e-5)
 
 
+def test_on_a_mesh_tokens_are_those_of_one_device():
+    """Heads divide over its tensor axis."""
+    parts = {"mesh": {"fsdp": 2, "tensor": 2, "sharding": "fsdp_tensor"}}
+    lm = tiny.make_peaked_model(4, parts, n_ctx=N_CTX, **KINDS["a ring"])
+    alone = slots.Slots(make_model(KINDS["a ring"]), 2, N_CTX, CHUNK)
+    engine = slots.Slots(lm, 2, N_CTX, CHUNK)
+    found = []
+    for one in (alone, engine):
+        tokens = [start(one, 1, PROMPTS[4], RowSampling(temperature=0))[0]]
+        found.append(tokens + [int(one.generate([1]).token_B[1]) for _ in range(9)])
+    assert found[0] == found[1]
+    assert "tensor" in engine._state.cache.layers[1].k_BKHS.sharding.spec
+
+
+def test_the_slot_that_is_free_for_longest_is_given_first():
+    engine = slots.Slots(make_model(KINDS["dense"]), 3, N_CTX, CHUNK)
+    for slot in (1, 0, 2):
+        start(engine, slot, PROMPTS[4])
+    assert engine.free_slots == []
+    for slot in (2, 1):
+        engine.free(slot)
+    assert engine.free_slots == [2, 1]
+    assert start(engine, 2, PROMPTS[4])[1] == 32 and engine.free_slots == [1]
+
+
 def test_no_setting_compiles_a_program():
     lm = make_model(KINDS["dense"])
-    engine = slots.Slots(lm, 3, N_CTX, CHUNK)
+    n_slots = 6  # no other test has as many: what one has compiled would not be counted here
+    engine = slots.Slots(lm, n_slots, N_CTX, CHUNK)
     compiled = []
 
     def count(name, seconds, **_):
@@ -147,7 +166,7 @@ def test_no_setting_compiles_a_program():
             compiled.append(name)
 
     def use(row, n):
-        start(engine, int(RNG.integers(3)), RNG.integers(0, 61, n).tolist(), row)
+        start(engine, int(RNG.integers(n_slots)), RNG.integers(0, 61, n).tolist(), row)
         engine.generate([0, 1], scores=bool(RNG.integers(2)))
 
     jax.monitoring.register_event_duration_secs_listener(count)
