@@ -156,34 +156,29 @@ def test_other_advantages_and_plain_text(folder, advantage):
         assert numbers[0] == numbers[3] != numbers[4] == numbers[7]
 
 
-def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder):
+def train_reward_model(folder):
+    """Trains folder/rm; returns the flags of a run of RLHF with it."""
     rows = [{"prompt": f"{i} red", "completions": ["red", "sea"]} for i in range(40)]
     (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"task.train={folder / 'r.jsonl'}", "task.batch_rows=8", "task.peak_lr=0.003"]
     init = ["--config=reward", f"--init={folder / 'sft'}", f"--run_dir={folder / 'rm'}"]
     assert reward_program.main([*init, *set_flags(flags)]) == 0
-    flags = [f"task.reward=RewardModel(path='{folder / 'rm'}')", "task.episodes=32"]
-    flags += ["loop.every_save=1"]
-    seen, dtypes = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        answers = program.RlhfProgram.answers
+    return [
+        f"task.reward=RewardModel(path='{folder / 'rm'}')", "task.episodes=32", "loop.every_save=1"
+    ]  # fmt: skip
 
-        def remember(self, state, *given):
-            out, statistics = answers(self, state, *given)
-            seen.append((jax.device_get(out), statistics["score"], jax.device_get(state.value)))
-            trees = self._reference, self._reward.params, state.params
-            dtypes.append([tree["token_VD"].dtype.name for tree in trees])
-            return out, statistics
 
-        patch.setattr(program.RlhfProgram, "answers", remember)
-        assert rlhf.main(arguments(folder, "learned", *flags)) == 0
-        assert dtypes[-1] == ["float32"] * 3
-        # In bfloat16 the reference takes half the memory, and the policy begins as the reference;
-        # the reward model computes as it was trained.
-        half = "compute.dtype=bfloat16", "task.episodes=16"
-        assert rlhf.main(arguments(folder, "half", *flags, *half)) == 0
-        assert dtypes[-1] == ["bfloat16", "float32", "float32"]
-        assert records(folder, "half")[0][0]["kl"] == 0
+def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder, monkeypatch):
+    flags, seen = train_reward_model(folder), []
+    answers = program.RlhfProgram.answers
+
+    def remember(self, state, *given):
+        out, statistics = answers(self, state, *given)
+        seen.append((jax.device_get(out), statistics["score"], jax.device_get(state.value)))
+        return out, statistics
+
+    monkeypatch.setattr(program.RlhfProgram, "answers", remember)
+    assert rlhf.main(arguments(folder, "learned", *flags)) == 0
     out, scores, value = seen[0]
     model = reward_model.load(folder / "rm")
     texts = [
@@ -192,6 +187,33 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     ]
     np.testing.assert_allclose(scores, model.score(texts), rtol=1e-5, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, value, jax.device_get(model.params))
+    chosen = folder / "rm" / run_dir.CHOSEN
+    before = checksums.read(chosen)
+    checksums.save(chosen, before | {"bias": 3.0})
+    with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
+        rlhf.main(arguments(folder, "learned", *flags))
+    checksums.save(chosen, before)
+
+
+@pytest.mark.slow
+def test_a_reward_model_in_bfloat16_on_another_mesh_and_for_sft(folder, monkeypatch):
+    flags, dtypes = train_reward_model(folder), []
+    answers = program.RlhfProgram.answers
+
+    def remember(self, state, *given):
+        trees = self._reference, self._reward.params, state.params
+        dtypes.append([tree["token_VD"].dtype.name for tree in trees])
+        return answers(self, state, *given)
+
+    monkeypatch.setattr(program.RlhfProgram, "answers", remember)
+    assert rlhf.main(arguments(folder, "learned", *flags)) == 0
+    assert dtypes[-1] == ["float32"] * 3
+    # In bfloat16 the reference takes half the memory, and the policy begins as the reference; the
+    # reward model computes as it was trained.
+    half = "compute.dtype=bfloat16", "task.episodes=16"
+    assert rlhf.main(arguments(folder, "half", *flags, *half)) == 0
+    assert dtypes[-1] == ["bfloat16", "float32", "float32"]
+    assert records(folder, "half")[0][0]["kl"] == 0
     # On a mesh that the reward model was not trained on.
     with pytest.MonkeyPatch.context() as patch:
         tiny.limit_devices(patch, 4)
@@ -206,10 +228,6 @@ def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder)
     init_sft = ["--config=sft", f"--init={folder / 'sft'}", f"--run_dir={folder / 'chosen'}"]
     assert sft.main([*init_sft, *set_flags([*flags_sft, "task.choose.answer_tokens=8"])]) == 0
     assert records(folder, "chosen")[1][0]["validation_score"] != 0
-    chosen = folder / "rm" / run_dir.CHOSEN
-    checksums.save(chosen, checksums.read(chosen) | {"bias": 3.0})
-    with pytest.raises(ValueError, match="the reward of .* is not the one that the run began with"):
-        rlhf.main(arguments(folder, "learned", *flags))
 
 
 @pytest.mark.parametrize("sets, line", [

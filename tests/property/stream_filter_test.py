@@ -53,7 +53,8 @@ def test_no_character_of_a_secret_leaves_at_any_split(kind):
 def test_two_splits(kind):
     secret = min(planted.SECRETS[kind], key=len)
     text, expected = f"a {secret}.", f"a <{kind}>."
-    for first, second in itertools.combinations(range(len(text) + 1), 2):
+    places = random.Random(0).sample(range(len(text) + 1), min(len(text) + 1, 70))
+    for first, second in itertools.combinations(sorted(places), 2):
         left, _ = stream([text[:first], text[first:second], text[second:]])
         assert expected.startswith(left[0] + left[1]) and "".join(left) == expected
 
@@ -61,7 +62,8 @@ def test_two_splits(kind):
 @pytest.mark.parametrize("kind", planted.SECRETS)
 def test_of_a_secret_that_begins_before_the_text_no_character_leaves(kind):
     for secret in planted.SECRETS[kind]:
-        for n_more, cut in itertools.product((0, 600), range(1, len(secret))):
+        # A long text before it in every tenth case.
+        for n_more, cut in [(600 * (n % 10 == 0), n) for n in range(1, len(secret))]:
             before, text = "a " * n_more + secret[:cut], secret[cut:] + ", he said."
             left, used = stream([text] if n_more else text, before=before)
             assert "".join(left) == f"<{kind}>, he said.", (secret, cut)

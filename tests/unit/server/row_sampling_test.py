@@ -14,6 +14,7 @@ from gptjax.server.generation import RowSampling
 V = 300
 RNG = np.random.default_rng(0)
 SAMPLE = jax.jit(row_sampling.sample)
+FILTER = jax.jit(row_sampling._filter)
 
 
 def texts(n, prompts=(), generated=()):
@@ -47,21 +48,20 @@ def keep(logits_V, temperature, top_k, top_p):
 
 @pytest.mark.parametrize("top_k", [0, 1, 7, V])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-9])
-@pytest.mark.parametrize("temperature", [1.0, 0.2, 30.0])
-def test_what_is_excluded_is_what_sorting_excludes(top_k, top_p, temperature):
-    logits_BV = jnp.asarray(3 * RNG.normal(size=(8, V)), jnp.float32)
-    row = RowSampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    rows_BV = row_sampling._filter(logits_BV, params(*[row] * 8))
-    all_BV = sampling.filter_logits(
-        logits_BV,
-        sampling.SamplingParams(temperature=temperature, top_k=top_k or None, top_p=top_p),
-    )
-    expected_BV = [keep(np.array(y_V), temperature, top_k, top_p) for y_V in logits_BV]
-    for found_BV in (rows_BV, all_BV):
-        np.testing.assert_array_equal(np.isfinite(found_BV), expected_BV)
-        shifted_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature
-        finite = np.isfinite(found_BV)
-        np.testing.assert_allclose(found_BV[finite], shifted_BV[finite], rtol=1e-5, atol=1e-5)
+def test_what_is_excluded_is_what_sorting_excludes(top_k, top_p):
+    logits_BV = np.array(3 * RNG.normal(size=(24, V)), np.float32)
+    temperatures = np.repeat([1.0, 30.0, 0.2], 8)
+    rows = [RowSampling(temperature=float(t), top_k=top_k, top_p=top_p) for t in temperatures]
+    found_BV = FILTER(logits_BV, params(*rows))
+    # The sampler of one setting for all, of the last rows.
+    one = sampling.SamplingParams(temperature=0.2, top_k=top_k or None, top_p=top_p)
+    last_BV = jax.jit(sampling.filter_logits, static_argnums=1)(logits_BV[16:], one)
+    for y_BV, first in ((found_BV, 0), (last_BV, 16)):
+        for y_V, logits_V, t in zip(y_BV, logits_BV[first:], temperatures[first:], strict=True):
+            finite = np.isfinite(y_V)
+            np.testing.assert_array_equal(finite, keep(logits_V, t, top_k, top_p))
+            shifted_V = (logits_V - logits_V.max()) / t
+            np.testing.assert_allclose(y_V[finite], shifted_V[finite], rtol=1e-5, atol=1e-5)
 
 
 def test_equally_likely_tokens_at_the_threshold_are_all_kept():

@@ -134,7 +134,7 @@ def test_on_a_mesh_tokens_are_those_of_one_device():
     """Heads divide over its tensor axis."""
     parts = {"mesh": {"fsdp": 2, "tensor": 2, "sharding": "fsdp_tensor"}}
     lm = tiny.make_peaked_model(4, parts, n_ctx=N_CTX, **KINDS["a ring"])
-    alone = slots.Slots(make_model(KINDS["a ring"]), 2, N_CTX, CHUNK)
+    alone = slots.Slots(make_model(KINDS["a ring"]), N_SLOTS, N_CTX, CHUNK)
     engine = slots.Slots(lm, 2, N_CTX, CHUNK)
     found = []
     for one in (alone, engine):

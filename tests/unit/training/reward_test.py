@@ -167,7 +167,7 @@ def test_texts_are_scored_in_their_order_each_at_its_length():
     """Of up to 32 tokens, and of up to 64: a bucket each."""
     mesh, step, state = make_step(n_ctx=64)
     params, draw = moved(state.params), np.random.default_rng(1)
-    texts = [draw.integers(0, 61, n).tolist() for n in (40, 3, 64, 32, 33, 9)]
+    texts = [draw.integers(0, 61, n).tolist() for n in (33, 3, 64, 32)]
     scores = reward.TextScores(step.config, step.model, mesh)
     done, shapes = [], []
     program = scores._fn
@@ -176,7 +176,7 @@ def test_texts_are_scored_in_their_order_each_at_its_length():
         found = scores(params, reward_rows.pack_texts(texts, 64), done.append)
     expected = [float(score_alone(step, params, ids)) for ids in texts]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert shapes == [(256, 33), (128, 65)] and done == [3, 6]
+    assert shapes == [(256, 33), (128, 65)] and done == [2, 4]
 
 
 def test_microbatches_give_the_gradient_of_the_whole():
