@@ -1,7 +1,7 @@
 """Safety policies: `mask` hides personal data and credentials in answers, `log` only records them,
-and `off` does nothing."""
+`refuse` refuses prompts that a classifier takes for harmful as well, and `off` does nothing."""
 
-from gptjax.config.safety import Credentials, PersonalData, Policy
+from gptjax.config.safety import Credentials, PersonalData, Policy, PromptClassifier
 
 
 def off() -> Policy:
@@ -20,4 +20,17 @@ def log() -> Policy:
     return Policy(name="log", input=filters, output=filters)
 
 
-POLICIES = {"off": off, "mask": mask, "log": log}  # name -> a function that returns a Policy
+def refuse() -> Policy:
+    """As mask; and prompts are refused to which the classifier in runs/refusal gives the label
+    harmful."""
+    classifier = PromptClassifier(model="runs/refusal", label="harmful")
+    output = (PersonalData(), Credentials())
+    return Policy(name="refuse", output=output, classifiers=(classifier,))
+
+
+POLICIES = {
+    "off": off,
+    "mask": mask,
+    "log": log,
+    "refuse": refuse,
+}  # name -> a function that returns a Policy

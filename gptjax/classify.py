@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gptjax import cli, finetune
-from gptjax.config import find_files, finetuning, parse
-from gptjax.config.batch_schedule import BatchSchedule
+from gptjax import cli
+from gptjax.config import find_files, parse
 from gptjax.config.classification import ClassificationTask
-from gptjax.config.schema import Config
 from gptjax.data import unicode
-from gptjax.runtime import atomic, run_dir
+from gptjax.runtime import atomic
+
+if TYPE_CHECKING:
+    from gptjax.training.classification import text_classifier
 
 FORMATS = ("txt", "tsv", "csv", "jsonl")
 EXAMPLE = """python -m gptjax.classify --model=runs/own --text=new.txt
@@ -57,25 +58,19 @@ def main(arguments: list[str]) -> int:
         help="where to (default: standard output)",
     )
     args = parser.parse_args(arguments)
-    directory, bucket = run_dir.directory(args.model), run_dir.bucket_url(args.model)
 
     import rich.console
 
-    from gptjax.report import console, sync
+    from gptjax.report import console
+    from gptjax.training.classification import text_classifier
 
-    sync.BucketSync(directory, bucket).download()
-    config = run_dir.load_config(directory)
-    if not isinstance(config.task, ClassificationTask):
-        raise ValueError(
-            f"{directory} was not fine-tuned on a task: it has no labels to give; make such a run "
-            "with python -m gptjax.finetune"
-        )
-    examples = read_examples(config.task, args.text, args.format)
+    run = text_classifier.open_run(args.model)
+    examples = read_examples(run.task, args.text, args.format)
     out = console.Console(quiet=False, terminal=rich.console.Console(stderr=True, highlight=False))
-    lines = label(directory, bucket, config, examples, out)
+    lines = label(run, examples, out)
     output = "".join(
         f"{line}\n"
-        for line in (to_jsonl(lines) if args.form == "jsonl" else to_tsv(config.task, lines))
+        for line in (to_jsonl(lines) if args.form == "jsonl" else to_tsv(run.task, lines))
     )
     if args.out is not None:
         atomic.save(args.out, output.encode())
@@ -123,85 +118,30 @@ def read_examples(task: ClassificationTask, text: str, file_format: str | None) 
 
 
 def label(
-    directory: Path, bucket: str | None, config: Config, examples: list[Any], out: Any
+    run: "text_classifier.ClassifierRun", examples: list[Any], out: Any
 ) -> list[dict[str, Any]]:
     """Returns {"index", "label" (or "score"), "probabilities": {label: p}} for each example."""
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
+    from gptjax.training.classification import text_classifier, transformations
 
-    from gptjax.data.tokenizers import build
-    from gptjax.report import events
-    from gptjax.sharding import device_mesh, rules, xla_options
-    from gptjax.training import checkpoint, state
-    from gptjax.training.classification import metrics, model, transformations
-
-    xla_options.configure_runtime()
-    assert isinstance(config.task, ClassificationTask)
-    task, spec = config.task, config.data.tokenizer
-    tokenizer = build.build(build.spec_in(spec, directory))
-    mesh = device_mesh.make_mesh(config.mesh)
-    rules.check(config, mesh)
-    train_step = model.build(config, jax.devices()[0].platform, mesh)
-    checkpoints = checkpoint.CheckpointReader(
-        directory / "checkpoints" if bucket is None else f"{bucket}/checkpoints", out.warn
-    )
-    steps = metrics.best_steps(events.read(directory), task.metric, checkpoints.steps())
-    _, params, metadata = finetune.restore_best(
-        checkpoints,
-        directory,
-        steps,
-        state.abstract_state(config, train_step.model, train_step.tx, mesh).params,
-    )
-    if metadata["tokenizer"] != tokenizer.digest:
-        raise ValueError(
-            f"{directory} was trained with another tokenizer than {spec} is here: restore its "
-            "original files"
-        )
-    parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
-    encoded = transformations.encode_examples(
-        task,
-        examples,
-        parts,
-        config.model.n_vocab - finetuning.N_SPECIAL_TOKENS,
-        config.model.n_ctx,
-    )
+    classifier = text_classifier.Classifier(run, out.warn)
+    parts = transformations.tokenize_examples(examples, classifier.tokenizer, lambda line: None)
+    encoded = classifier.encode(examples, parts)
     if encoded.n_truncated:
         out.warn(
             f"{encoded.n_truncated:,} of {len(examples):,} texts are longer than "
-            f"{config.model.n_ctx} tokens and were truncated"
+            f"{classifier.n_ctx} tokens and were truncated"
         )
-    activations = rules.PRESETS[config.mesh.sharding].activations
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    # The same as when it was scored.
-    rows = BatchSchedule(config, shards).largest_microbatch(metadata["microbatch_rows"])
-    replicated, options = (
-        NamedSharding(mesh, PartitionSpec()),
-        xla_options.options(mesh.devices.flat[0]),
-    )
-    score_fn = jax.jit(
-        train_step.scores_and_losses, out_shardings=replicated, compiler_options=options
-    )
-    with jax.set_mesh(mesh):
-        y_BC, _ = metrics.predict(
-            score_fn,
-            params,
-            encoded.rows,
-            rows,
-            lambda part, letters: rules.put_on_mesh(part, letters, activations, mesh),
-        )
-    return to_results(task, examples, y_BC)
+    y_BC = classifier.predict(encoded.rows, classifier.microbatch_rows)
+    return to_results(run.task, examples, y_BC)
 
 
 def to_results(
     task: ClassificationTask, examples: Sequence[Any], y_BC: Any
 ) -> list[dict[str, Any]]:
     """Returns what `label` does. y_BC: the outputs of the model, in the order of task.labels."""
-    import numpy as np
+    from gptjax.training.classification import metrics, text_classifier
 
-    from gptjax.training.classification import metrics
-
-    p_BC = np.exp(y_BC - y_BC.max(1, keepdims=True))
-    p_BC = p_BC / p_BC.sum(1, keepdims=True)
+    p_BC = text_classifier.probabilities(y_BC)
     results = []
     for example, answer, p_C in zip(
         examples, metrics.predicted_classes(task.metric, y_BC), p_BC, strict=True

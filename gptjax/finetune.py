@@ -291,7 +291,7 @@ class ClassificationObjective:
 
         from gptjax.report import events
         from gptjax.training import state
-        from gptjax.training.classification import metrics, predictions
+        from gptjax.training.classification import metrics, predictions, text_classifier
 
         config, task, out, processes = (
             context.config,
@@ -308,7 +308,7 @@ class ClassificationObjective:
             config, context.step.model, context.step.tx, context.mesh
         ).params
         with jax.transfer_guard("allow"):
-            step, params, _ = restore_best(
+            step, params, _ = text_classifier.restore_best(
                 context.checkpoints, context.directory, steps, abstract_params
             )
             result = {
@@ -328,23 +328,6 @@ class ClassificationObjective:
             atomic.save(context.directory / "result.json", atomic.json_bytes(result))
         print_results(out, [result])
         return result
-
-
-def restore_best(
-    checkpoint_reader: Any, directory: Path, steps: Sequence[int], abstract_params: Any
-) -> tuple[int, Any, dict]:
-    """(step, parameters, metadata) of the first of these checkpoints that is whole;
-    checkpoint_reader: a training.checkpoint.CheckpointReader, which names others. ValueError if
-    none is."""
-    if not steps:
-        raise ValueError(
-            f"{directory} has no epoch that was evaluated and saved: let python -m gptjax.finetune "
-            "go on, or begin again with --run_dir"
-        )
-    step, tree, metadata = checkpoint_reader.restore(
-        {"params": abstract_params}, prefix="params/", steps=steps[::-1]
-    )
-    return step, tree["params"], metadata
 
 
 def print_results(out: Any, results: list[dict[str, Any]]) -> None:

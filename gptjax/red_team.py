@@ -4,7 +4,9 @@ A model is a Python function: it is given a list of messages, each with role and
 returns the answer. Exit status 1: a case failed.
 """
 
+import functools
 import json
+import sys
 
 from gptjax import cli
 from gptjax.config import overrides, parse
@@ -27,7 +29,9 @@ def main(arguments: list[str]) -> int:
         "--model", metavar="FILE.py:NAME", required=True, help="the function that answers"
     )
     cli.add_policy_flag(parser)
-    cli.add_set_flag(parser, "change a field of the policy, as output.0.region=GB")
+    cli.add_set_flag(
+        parser, "change a field of the policy, as output.0.region=GB or classifiers.0.threshold=0.8"
+    )
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -39,10 +43,14 @@ def main(arguments: list[str]) -> int:
     policy = overrides.override(registry.policy(args.policy), *args.assignments)
 
     from gptjax.runtime import atomic
-    from gptjax.safety import red_team
+    from gptjax.safety import prompt_classifier, red_team
+    from gptjax.training.classification import text_classifier
 
     cases, (model, _) = red_team.read(args.cases), registry.function(args.model)
-    results = list(red_team.run(cases, model, policy))
+    warn = functools.partial(print, file=sys.stderr)
+    load = functools.cache(functools.partial(text_classifier.load, warn=warn))
+    classifiers = prompt_classifier.load_all(policy, load)
+    results = list(red_team.run(cases, model, policy, classifiers=classifiers))
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"id": result.id, "category": result.category, "reasons": result.reasons})

@@ -4,6 +4,7 @@ as they come, and an answer does not depend on the others.
 
 import argparse
 import contextlib
+import functools
 import getpass
 import io
 import os
@@ -20,7 +21,8 @@ from gptjax.config.safety import Policy
 from gptjax.configs import registry
 from gptjax.server import api_keys
 
-EXAMPLE = "python -m gptjax.serve --model=runs/nano --port=8000"
+EXAMPLE = """python -m gptjax.serve --model=runs/nano --port=8000
+  python -m gptjax.serve --model=runs/nano --moderation_model=runs/refusal:harmful"""
 
 BACKLOG = 1024  # connections that wait to be accepted
 
@@ -30,7 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(
         "serve",
         "Answer /v1/completions, /v1/chat/completions and /v1/embeddings as OpenAI's API does, "
-        "with the newest checkpoint of a run, or weights of others. /health and /metrics are for "
+        "with the newest checkpoint of a run, or weights of others, and /v1/moderations with a "
+        "classifier. /health and /metrics are for "
         "who runs it, and with --users there is a chat page at /. SIGTERM or Ctrl-C ends it when "
         "the answers that run are given.",
         EXAMPLE,
@@ -126,6 +129,13 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         help="what the policy found, a line of JSON each, added to the file: the request's id, the "
         "kind and what was done, never the text",
     )
+    parser.add_argument(
+        "--moderation_model",
+        metavar="DIR:LABEL,...",
+        type=parse.line_argument,
+        help="answer /v1/moderations by this run of gptjax.finetune; LABEL: its labels of what is "
+        "harmful",
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -148,11 +158,13 @@ def main(arguments: list[str]) -> None:
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
             batcher,
-            policy_filter,
         )
+        from gptjax.training.classification import text_classifier
 
-        filters = policy_filter.PolicyFilter(policy, write) if has_filters(policy) else None
         out = console.Console(quiet=False, vital=True)
+        load = functools.cache(functools.partial(text_classifier.load, warn=out.warn))
+        filters = open_filters(policy, write, load)
+        moderation = open_moderation(args.moderation_model, load)
         loaded = sample.load_model(args.model, args.assignments, out)
         engine = batcher.Batcher(
             loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue
@@ -160,7 +172,7 @@ def main(arguments: list[str]) -> None:
         try:
             out.print(f"{loaded.config.name}, {loaded.description}", "bold")
             server = served_model(args, loaded, engine)
-            run(args, server, keys, users, filters, listener, out)
+            run(args, server, keys, users, filters, moderation, listener, out)
         finally:
             engine.close()
 
@@ -178,12 +190,13 @@ def check_args(args: argparse.Namespace) -> None:
 
 def has_filters(policy: Policy) -> bool:
     """Whether a policy searches for anything."""
-    return bool(policy.input or policy.output)
+    return bool(policy.input or policy.output or policy.classifiers)
 
 
 def check_policy(args: argparse.Namespace, policy: Policy) -> None:
     """Raises ValueError for a policy that records what is written nowhere, or the reverse."""
-    records = any(part.action == "log" for part in (*policy.input, *policy.output))
+    parts = (*policy.input, *policy.output, *policy.classifiers)
+    records = any(part.action == "log" for part in parts)
     if records and args.intervention_log is None:
         raise ValueError(
             f"--policy={args.policy} only records what it finds: give --intervention_log=FILE"
@@ -193,6 +206,39 @@ def check_policy(args: argparse.Namespace, policy: Policy) -> None:
             f"--intervention_log: --policy={args.policy} searches for nothing: give a policy with "
             "filters, such as mask"
         )
+
+
+def open_filters(policy: Policy, write: Callable[[str], None], load: Any) -> Any:
+    """Returns the server.policy_filter.PolicyFilter of a policy; None if it searches for nothing.
+    load: from a run's path to its text_classifier.TextClassifier. Raises ValueError for a
+    classifier that cannot be had."""
+    from gptjax.safety import prompt_classifier
+    from gptjax.server import policy_filter
+
+    if not has_filters(policy):
+        return None
+    classifiers = prompt_classifier.load_all(policy, load)
+    return policy_filter.PolicyFilter(policy, write, classifiers)
+
+
+def open_moderation(flag: str | None, load: Any) -> Any:
+    """Returns the server.moderations.ModerationModel of --moderation_model; None without that flag.
+    load: as of open_filters. Raises ValueError for a run or a label that is not there."""
+    from gptjax.safety import prompt_classifier
+    from gptjax.server import moderations
+
+    if flag is None:
+        return None
+    path, _, names = flag.rpartition(":")
+    labels = tuple(name.strip() for name in names.split(","))
+    if not path or not all(labels) or names.startswith("//"):
+        raise ValueError(
+            f"--moderation_model={flag} names no label: give DIR:LABEL, or several with commas, "
+            "the labels of what is harmful"
+        )
+    classifier = load(path)
+    prompt_classifier.check_labels(labels, classifier, path)
+    return moderations.ModerationModel(classifier.name, classifier, labels, classifier.tokenize)
 
 
 @contextlib.contextmanager
@@ -297,12 +343,12 @@ def run(
     keys: Any,
     users: Any,
     filters: Any,
+    moderation: Any,
     listener: socket.socket,
     out: Any,
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C. users: of the chat page. filters: a
-    server.policy_filter.PolicyFilter, or None. out: a report.console.Console; access log lines go
-    to standard output."""
+    """Serves until SIGTERM or Ctrl-C. users: of the chat page. filters, moderation: of open_filters
+    and open_moderation. out: a report.console.Console; access log lines go to standard output."""
     from gptjax.server import access_log, app, http_server
 
     load = access_log.Load()
@@ -315,6 +361,7 @@ def run(
         log=lambda line: print(line, flush=True),
         log_prompts=args.log_prompts,
         policy=filters,
+        moderation=moderation,
         chat=users,
     )
     application = app.make_app(model, options, load)

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from gptjax.config.record import record
+from gptjax.config.record import Fraction, record
 
 Action = Literal["mask", "refuse", "log"]
+PromptAction = Literal["refuse", "log"]
 PersonalKind = Literal["email", "phone", "card", "iban", "ip", "ssn"]
 CredentialKind = Literal["api_key", "private_key"]
 
@@ -51,6 +52,20 @@ Filter = PersonalData | Credentials | Secrets
 
 
 @record
+class PromptClassifier:
+    """Whole prompts that a classifier takes for harmful."""
+
+    model: str
+    """A run of python -m gptjax.finetune."""
+    label: str
+    """Its label of what is harmful."""
+    threshold: Fraction = 0.5
+    """The probability of that label from which on a prompt is refused."""
+    action: PromptAction = "refuse"
+    """refuse: the request is refused; log: it is only recorded."""
+
+
+@record
 class Policy:
     """What is searched for in what users send and in what the model answers."""
 
@@ -60,3 +75,6 @@ class Policy:
     """Filters of messages and prompts."""
     output: tuple[Filter, ...] = ()
     """Filters of answers."""
+    classifiers: tuple[PromptClassifier, ...] = ()
+    """Classifiers of prompts, after the filters of input. Of a conversation each message is read by
+    itself, but for those of the assistant."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from gptjax.config import parse, safety
-from gptjax.safety import literals, stream_filter
+from gptjax.safety import literals, prompt_classifier, stream_filter
 
 Messages = list[dict[str, str]]
 Model = Callable[[Messages], str]  # messages, each with role and content -> the answer
@@ -150,9 +150,11 @@ def run(
     model: Model,
     policy: safety.Policy,
     refuses: Callable[[str], bool] = is_refusal,
+    classifiers: Sequence[prompt_classifier.PromptClassifier] = (),
 ) -> Iterator[Result]:
     """Yields the result of each case: its messages after the policy's filters of input through the
-    model, and the answer after those of output. Text that the policy ends is a refusal.
+    model, and the answer after those of output. classifiers: those of the policy, loaded; they read
+    all messages but the assistant's. What the policy ends or refuses is a refusal.
 
     Digests of interventions are comparable within a run, whose key is random.
     """
@@ -165,6 +167,11 @@ def run(
             messages.append(message | {"content": content})
             log += [found.to_json(case=case.id, side="input") for found in used.interventions]
             is_ended |= used.is_refused
+        texts = [part["content"] for part in messages if part["role"] != "assistant"]
+        for classifier in [] if is_ended else classifiers:
+            for found in filter(None, classifier.find(texts)):
+                log.append(found.to_json(case=case.id, side="input"))
+                is_ended |= found.action == "refuse"
         answer = ""
         if not is_ended:
             answer, used = stream_filter.filter_text(model(messages), rules_out, key)

@@ -26,6 +26,7 @@ from gptjax.server import (
     api_keys,
     embeddings,
     metrics,
+    moderations,
     openai_errors,
     openai_types,
     policy_filter,
@@ -43,6 +44,7 @@ from gptjax.server.served_model import ServedModel
 MAX_ACTIVE = 1024  # requests that are answered, or wait, at a time
 READERS = 4  # threads that parse and tokenize bodies: of 8 MB, JSON may make 300 in memory
 Record = TypeVar("Record", bound=openai_types.Record)
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -50,8 +52,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Options:
     """keys: who may use it; None: anyone who reaches it. local_only: only by a name of this machine
     itself. time_limit_s: of a request. log: takes the lines of the access log. log_prompts: whether
-    they have the prompts. policy: the filters of prompts and answers; None: none. chat: of the chat
-    page; None: there is none."""
+    they have the prompts. policy: the filters of prompts and answers; None: none. moderation: of
+    /v1/moderations; None: it answers none. chat: of the chat page; None: there is none."""
 
     keys: api_keys.ApiKeys | None = None
     local_only: bool = False
@@ -59,6 +61,7 @@ class Options:
     log: Callable[[str], None] = print
     log_prompts: bool = False
     policy: policy_filter.PolicyFilter | None = None
+    moderation: moderations.ModerationModel | None = None
     chat: Database | None = None
 
 
@@ -68,7 +71,7 @@ class Routes:
     def __init__(self, model: ServedModel, options: Options, load: Load):
         self._model, self._options, self.load = model, options, load
         self.metrics = metrics.Metrics(model.generator)
-        self._embedding, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(READERS)
+        self._computing, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(READERS)
 
     def table(self) -> list[Route]:
         """The routes."""
@@ -80,6 +83,7 @@ class Routes:
             self.route("POST", "/v1/completions", self.complete, is_work=True),
             self.route("POST", "/v1/chat/completions", self.chat, is_work=True),
             self.route("POST", "/v1/embeddings", self.embed, is_work=True),
+            self.route("POST", "/v1/moderations", self.moderate, is_work=True),
         ]
 
     def route(
@@ -237,25 +241,55 @@ class Routes:
         n_tokens = sum(map(len, texts))
         decode = self._model.tokenizer.decode
         self._count(request.state.record, n_tokens, lambda: [decode(ids) for ids in texts])
-        try:
-            async with asyncio.timeout(self._options.time_limit_s):
-                work = anyio.to_thread.run_sync(embed, texts, limiter=self._embedding)
-                vectors = await answer.until_disconnect(request, work)
-        except TimeoutError:
-            raise openai_errors.timed_out(self._options.time_limit_s) from None
+        vectors = await self._compute(request, embed, texts)
         return answer.json_response(
             embeddings.format_response(self._model, body, n_tokens, vectors)
         )
 
-    def _parse(self, kind: type[Record], content: bytes) -> Record:
+    async def moderate(self, request: Request) -> Response:
+        """Scores texts, which no log has."""
+        model = self._options.moderation
+        if model is None:
+            raise ApiError(
+                404,
+                "this server moderates no texts: start it with --moderation_model=DIR:LABEL, a run "
+                "of python -m gptjax.finetune and its label of what is harmful",
+            )
+
+        def read(content: bytes) -> tuple[list[str], int]:
+            return moderations.read_request(
+                model, self._validate(openai_types.ModerationRequest, content)
+            )
+
+        content = await request_body.read(request)
+        texts, n_tokens = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        self._count(request.state.record, n_tokens)
+        scores = await self._compute(request, model.scorer, texts)
+        return answer.json_response(moderations.format_response(model, scores))
+
+    async def _compute(self, request: Request, function: Callable[[Any], T], texts: Any) -> T:
+        """Calls a function that computes, in a thread, one at a time."""
         try:
-            body = kind.model_validate(request_body.parse_object(content))
-        except pydantic.ValidationError as error:
-            raise openai_errors.from_validation(error) from None
+            async with asyncio.timeout(self._options.time_limit_s):
+                work = anyio.to_thread.run_sync(function, texts, limiter=self._computing)
+                return await answer.until_disconnect(request, work)
+        except TimeoutError:
+            raise openai_errors.timed_out(self._options.time_limit_s) from None
+
+    def _parse(self, kind: type[Record], content: bytes) -> Record:
+        body = self._validate(kind, content)
         self._model.check_name(body.model)  # type: ignore[attr-defined]
         return body
 
-    def _count(self, record: RequestRecord, n_prompt: int, texts: Callable[[], list[str]]) -> None:
+    def _validate(self, kind: type[Record], content: bytes) -> Record:
+        try:
+            return kind.model_validate(request_body.parse_object(content))
+        except pydantic.ValidationError as error:
+            raise openai_errors.from_validation(error) from None
+
+    def _count(
+        self, record: RequestRecord, n_prompt: int, texts: Callable[[], list[str]] = list
+    ) -> None:
         record.prompt_tokens = n_prompt
         if record.key is not None:
             record.key.take("tokens", n_prompt)

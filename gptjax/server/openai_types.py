@@ -263,6 +263,20 @@ class ChatRequest(SamplingRequest):
     web_search_options: Annotated[Any, unsupported()] = None
 
 
+class ModerationRequest(Record):
+    """POST /v1/moderations. A list of parts is one text."""
+
+    model: Text = ""
+    input: Annotated[
+        str | list[str] | list[TextPart],
+        validator(
+            'a text, a list of texts, or a list of parts as {"type": "text", "text": ""}; none of '
+            "the lists empty",
+            lambda value: _require(value, value != []),
+        ),
+    ]
+
+
 class EmbeddingRequest(Record):
     """POST /v1/embeddings."""
 

@@ -1,5 +1,5 @@
 """A safety policy between HTTP and engine: what its filters find in prompts and answers is masked,
-refused or recorded.
+refused or recorded, and prompts that its classifiers take for harmful are refused or recorded.
 
 An answer leaves as text only while the policy hides any of it: token ids, log-probabilities and
 echoed prompts would go past its filters.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gptjax.config import safety
-from gptjax.safety import stream_filter
+from gptjax.safety import prompt_classifier, stream_filter
 from gptjax.server import openai_types
 from gptjax.server.generation import Piece
 from gptjax.server.openai_errors import ApiError, invalid
@@ -21,10 +21,17 @@ Body = TypeVar("Body", bound=openai_types.Record)
 
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
-    digests in them are comparable until the server ends. Raises ValueError as stream_filter.rules.
+    digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
+    Raises ValueError as stream_filter.rules.
     """
 
-    def __init__(self, policy: safety.Policy, write: Callable[[str], None]):
+    def __init__(
+        self,
+        policy: safety.Policy,
+        write: Callable[[str], None],
+        classifiers: Sequence[prompt_classifier.PromptClassifier] = (),
+    ):
+        self._classifiers = classifiers
         self._input = stream_filter.rules(policy.input)
         self._output = stream_filter.rules(policy.output)
         self._hides = any(rule.action != "log" for rule in self._output)
@@ -32,7 +39,8 @@ class PolicyFilter:
 
     def filter_request(self, body: Body, request_id: str) -> Body:
         """Returns a request with its texts after the filters of input. Raises ApiError (400) for
-        what they refuse, and for what would go past the filters of output."""
+        what they or the classifiers refuse, and for what would go past them or the filters of
+        output."""
         match body:
             case openai_types.EmbeddingRequest():
                 changes = {"input": self._prompts(body.input, "input", request_id)}
@@ -40,10 +48,28 @@ class PolicyFilter:
                 if self._hides and body.logprobs:
                     raise _goes_past("logprobs", "leave it out")
                 changes = {"messages": self._messages(body.messages, request_id)}
+                self._classify(
+                    {
+                        f"messages[{number}]": message.content[0].text
+                        for number, message in enumerate(changes["messages"])
+                        if message.role != "assistant"
+                    },
+                    request_id,
+                )
             case openai_types.CompletionRequest():
                 if self._hides:
                     _check_completion(body)
-                changes = {"prompt": self._prompts(body.prompt, "prompt", request_id)}
+                prompts = self._prompts(body.prompt, "prompt", request_id)
+                changes = {"prompt": prompts}
+                if self._classifiers and not _is_text(prompts):
+                    raise _goes_past("prompt", "give a text instead of token ids")
+                is_one = isinstance(prompts, str)
+                named = (
+                    {"prompt": prompts}
+                    if is_one
+                    else {f"prompt[{number}]": prompt for number, prompt in enumerate(prompts)}
+                )
+                self._classify(named, request_id)
             case _:
                 raise TypeError(type(body))
         return body.model_copy(update=changes)
@@ -73,6 +99,24 @@ class PolicyFilter:
             part = openai_types.TextPart(type="text", text=text)
             result.append(message.model_copy(update={"content": [part]}))
         return result
+
+    def _classify(self, texts: dict[str, str], request_id: str) -> None:
+        """texts: param -> text. Raises ApiError (400) for the first that is refused."""
+        refused = []
+        for classifier in self._classifiers:
+            findings = classifier.find(list(texts.values()))
+            for param, found in zip(texts, findings, strict=True):
+                if found is not None:
+                    self._write(found.to_json(request=request_id, side="input", param=param))
+                    refused += [(param, found.kind)] * (found.action == "refuse")
+        if refused:
+            param, label = refused[0]
+            raise invalid(
+                f"{param} is taken for {label}, which the policy of this server refuses: ask for "
+                "something else",
+                param,
+                "content_filter",
+            )
 
     def _text(self, text: str, param: str, request_id: str) -> str:
         text, used = stream_filter.filter_text(text, self._input, self._key)

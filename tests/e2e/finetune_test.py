@@ -25,6 +25,7 @@ from gptjax.report import events, loss_plot
 from gptjax.runtime import run_dir
 from gptjax.training import checkpoint, metrics
 from gptjax.training.classification import metrics as scores
+from gptjax.training.classification import text_classifier
 
 pytestmark = pytest.mark.usefixtures("lean")
 draw_loss = loss_plot.draw
@@ -163,7 +164,9 @@ def test_new_texts_are_read_with_the_tokenizer_files_that_the_run_keeps(
 
     monkeypatch.setattr(build, "build", opened)
     with pytest.raises(ValueError, match=re.escape(f"Gpt2Bpe(path={str(tmp_path)!r})")):
-        classify.label(tmp_path, None, config, [], None)
+        text_classifier.Classifier(
+            text_classifier.ClassifierRun(tmp_path, None, config), warn=print
+        )
 
 
 def test_new_texts_get_the_labels_that_they_had_as_a_test_set(
@@ -379,7 +382,7 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
     saved = checkpoint.CheckpointReader(tmp_path, said.append)
     for step in (30, 40):
         (tmp_path / str(step) / "_CHECKPOINT_METADATA").unlink()
-    step, params, about = finetune.restore_best(saved, "here", [30, 20, 10], wanted)
+    step, params, about = text_classifier.restore_best(saved, "here", [30, 20, 10], wanted)
     assert (step, int(params["w"]), about) == (20, 20, {"about": 20})
     assert (
         len(said) == 1
@@ -389,15 +392,15 @@ def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
         ValueError,
         match="every checkpoint in .* is damaged .30, 40: _CHECKPOINT_METADATA is missing",
     ):
-        finetune.restore_best(saved, "here", [30, 40], wanted)
+        text_classifier.restore_best(saved, "here", [30, 40], wanted)
     with pytest.raises(ValueError, match="here has no epoch that was evaluated and saved"):
-        finetune.restore_best(saved, "here", [], wanted)
+        text_classifier.restore_best(saved, "here", [], wanted)
     (tmp_path / "10").rename(tmp_path / "50")
     with pytest.raises(
         ValueError,
         match="50 is of step 10: a folder was renamed or copied; name it 10 again, or remove it",
     ):
-        finetune.restore_best(saved, "here", [50, 20], wanted)
+        text_classifier.restore_best(saved, "here", [50, 20], wanted)
 
 
 def test_a_run_that_crashed_goes_on_to_the_identical_record(there, tuned, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from gptjax.config import safety
+from gptjax.safety import prompt_classifier
 from gptjax.server import generation, policy_filter
 from gptjax.server.generation import Piece
 from tests import planted
@@ -38,10 +39,28 @@ class Writer(FakeGenerator):
         self.cancelled.release()
 
 
-def client(generator=None, lines=None, **policy):
+class Scorer:
+    """How harmful a text is: a tenth for each letter x."""
+
+    labels = ("harmful", "harmless")
+
+    def __init__(self):
+        self.texts = []
+
+    def __call__(self, texts):
+        self.texts += texts
+        return [{"harmful": text.count("x") / 10, "harmless": 0.9} for text in texts]
+
+
+def client(generator=None, lines=None, classifiers=(), **policy):
     write = (lambda line: None) if lines is None else lines.append
-    found = policy_filter.PolicyFilter(safety.Policy(name="test", **policy), write)
+    found = policy_filter.PolicyFilter(safety.Policy(name="test", **policy), write, classifiers)
     return make_client(generator, policy=found)
+
+
+def classifier(scorer, **changes):
+    spec = safety.PromptClassifier(model="runs/x", label="harmful", threshold=0.5, **changes)
+    return prompt_classifier.PromptClassifier(spec, scorer)
 
 
 def post(used, path="/v1/completions", status=200, **body):
@@ -188,3 +207,51 @@ def test_ids_of_texts_to_embed_go_past_the_filters_of_input():
     body = {"model": "tiny", "input": [1, 2]}
     assert client(input=LOG).post("/v1/embeddings", json=body).status_code == 400
     assert client(output=FILTERS).post("/v1/embeddings", json=body).status_code == 200
+
+
+def messages(*contents):
+    roles = ("system", "user", "assistant", "user", "developer")
+    return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "x" * 5}, "prompt"),
+        ("/v1/completions", {"prompt": ["fine", "x" * 5]}, "prompt[1]"),
+        ("/v1/chat/completions", {"messages": messages("s", "u", "a", "x" * 5)}, "messages[3]"),
+        ("/v1/chat/completions", {"messages": messages("s", "x" * 5, "", "u")}, "messages[1]"),
+        ("/v1/chat/completions", {"messages": messages("x" * 5, "u")}, "messages[0]"),
+        ("/v1/chat/completions", {"messages": messages("", "", "", "", "xxxxx")}, "messages[4]"),
+    ],
+)
+def test_a_prompt_that_a_classifier_takes_for_harmful(path, body, param):
+    generator, lines = FakeGenerator(), []
+    used = client(generator, lines, [classifier(Scorer())])
+    response = post(used, path, 400, **body)
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("content_filter", param)
+    assert error["message"].startswith(f"{param} is taken for harmful, which the policy of this")
+    assert generator.requests == [] and "xxxxx" not in response.text
+    (line,) = map(json.loads, lines)
+    assert line.pop("reason").startswith("a classifier takes it for harmful")
+    assert line == {
+        "request": response.headers["x-request-id"], "side": "input", "param": param,
+        "kind": "harmful", "action": "refuse", "score": 0.5, "threshold": 0.5,
+    }  # fmt: skip
+
+
+def test_what_a_classifier_lets_pass_and_does_not_read():
+    lines, scorer = [], Scorer()
+    used = client(None, lines, [classifier(scorer)], input=(safety.PersonalData(),))
+    chat = messages("s", f"xxxx {CARD}", "x" * 9)
+    post(used, "/v1/chat/completions", messages=chat)
+    assert scorer.texts == ["s", "xxxx <card>"], "after the filters, without the assistant"
+    assert [json.loads(line)["kind"] for line in lines] == ["card"]
+    used = client(None, lines, [classifier(scorer, action="log")])
+    post(used, prompt="x" * 5)
+    assert json.loads(lines[-1])["action"] == "log" and len(lines) == 2
+    assert used.post("/v1/embeddings", json={"model": "tiny", "input": [1]}).status_code == 200
+    for prompt in ([1, 2], [[1], [2]]):
+        error = post(used, status=400, prompt=prompt).json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", "prompt")
