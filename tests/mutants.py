@@ -161,6 +161,8 @@ def run_pytest(
     """Runs pytest in `tree` -> (exit status, output); the status is None if it took longer than
     `timeout` seconds."""
     command = child.command(["-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--tb=no"])
+    if any("::" in argument for argument in arguments):
+        command += ["-m", "slow or not slow"]  # a test that is named may be slow
     with subprocess.Popen(
         [*command, *arguments],
         cwd=tree,
