@@ -271,7 +271,7 @@ def add_user(file: Path | None, name: str) -> None:
 
 def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     """Returns the server.served_model.ServedModel of a weights.open_model.LoadedModel."""
-    from gptjax.server import embeddings, served_model
+    from gptjax.server import attention_maps, embeddings, served_model
 
     try:
         template = loaded.chat_template
@@ -279,6 +279,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         if args.users is not None:
             raise
         template = None
+    # On several devices two programs with collectives at once may wait for each other.
+    is_alone = loaded.mesh.size == 1
     return served_model.ServedModel(
         name=args.served_model_name or loaded.config.name,
         generator=engine,
@@ -286,8 +288,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         chat_template=template,
         digest=loaded.digest,
         created=int(time.time()),
-        # On several devices two programs with collectives at once may wait for each other.
-        embed=embeddings.make_embed(loaded.inference_model) if loaded.mesh.size == 1 else None,
+        embed=embeddings.make_embed(loaded.inference_model) if is_alone else None,
+        attention=attention_maps.make_maps(loaded.inference_model) if is_alone else None,
     )
 
 
