@@ -293,6 +293,23 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     )
 
 
+def app_options(args: argparse.Namespace, keys: Any, users: Any, filters: Any) -> Any:
+    """Returns the server.app.Options of the arguments; of the rest see `run`."""
+    from gptjax.server import app
+
+    return app.Options(
+        keys=keys,
+        local_only=api_keys.is_loopback(args.host)
+        and keys is None
+        and not args.allow_unauthenticated,
+        time_limit_s=args.time_limit,
+        log=lambda line: print(line, flush=True),
+        log_prompts=args.log_prompts,
+        policy=filters,
+        chat=users,
+    )
+
+
 def run(
     args: argparse.Namespace,
     model: Any,
@@ -308,18 +325,7 @@ def run(
     from gptjax.server import access_log, app, http_server
 
     load = access_log.Load()
-    options = app.Options(
-        keys=keys,
-        local_only=api_keys.is_loopback(args.host)
-        and keys is None
-        and not args.allow_unauthenticated,
-        time_limit_s=args.time_limit,
-        log=lambda line: print(line, flush=True),
-        log_prompts=args.log_prompts,
-        policy=filters,
-        chat=users,
-    )
-    application = app.make_app(model, options, load)
+    application = app.make_app(model, app_options(args, keys, users, filters), load)
     server = http_server.Server(application, load, args.host, args.port, args.drain)
     listener.listen(BACKLOG)  # who connects from here on is answered
     host = f"[{args.host}]" if ":" in args.host else args.host
