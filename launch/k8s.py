@@ -148,7 +148,7 @@ def make_container(
 ) -> dict:
     """Returns the container of a server."""
     # /health is 503 while a server ends, when it is not probed any more, and after an error of the
-    # device, which a restart mends. Within a pod loopback is not what others reach.
+    # device, which a restart repairs. Within a pod loopback is not what others reach.
     probe = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 5}
     resources = {"cpu": str(cpus), "memory": f"{memory}Gi"}
     if gpus:

@@ -39,10 +39,10 @@ def attention_weights(
     _, captured = apply_block(lm, x_BTD, layer, ["intermediates"])
     ((q_BTNH, k_BTNH, softmax),) = captured["intermediates"]["attention"]["softmax_inputs"]
     pattern = lm.model.config.attention[layer % len(lm.model.config.attention)]
-    if queries is None:
-        return reference.weights(q_BTNH, k_BTNH, pattern, None, softmax)
-    q_BTNH = jax.lax.dynamic_slice_in_dim(q_BTNH, *queries, axis=1)
-    return reference.weights(q_BTNH, k_BTNH, pattern, None, softmax, queries[0])
+    first = None
+    if queries is not None:
+        first, q_BTNH = queries[0], jax.lax.dynamic_slice_in_dim(q_BTNH, *queries, axis=1)
+    return reference.weights(q_BTNH, k_BTNH, pattern, None, softmax, first)
 
 
 def apply_block(lm: InferenceModel, x_BTD: jax.Array, layer: int, mutable: Any = False) -> Any:

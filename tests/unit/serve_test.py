@@ -36,7 +36,7 @@ model = types.SimpleNamespace(
     mesh=types.SimpleNamespace(size=1),
     tokenizer=fake_generator.TOKENIZER, chat_template=fake_generator.Template(),
     inference_model=types.SimpleNamespace(model=types.SimpleNamespace(
-        config=types.SimpleNamespace(n_ctx=64))))
+        config=types.SimpleNamespace(n_ctx=64, n_layers=2, n_heads=4))))
 sample.load_model = lambda *given: model
 serve.main(sys.argv[1:])
 """
