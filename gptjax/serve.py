@@ -317,7 +317,7 @@ def add_user(file: Path | None, name: str) -> None:
 
 def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     """Returns the server.served_model.ServedModel of a weights.open_model.LoadedModel."""
-    from gptjax.server import embeddings, served_model
+    from gptjax.server import attention_maps, embeddings, served_model
 
     try:
         template = loaded.chat_template
@@ -325,6 +325,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         if args.users is not None:
             raise
         template = None
+    # On several devices two programs with collectives at once may wait for each other.
+    is_alone = loaded.mesh.size == 1
     return served_model.ServedModel(
         name=args.served_model_name or loaded.config.name,
         generator=engine,
@@ -332,8 +334,28 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         chat_template=template,
         digest=loaded.digest,
         created=int(time.time()),
-        # On several devices two programs with collectives at once may wait for each other.
-        embed=embeddings.make_embed(loaded.inference_model) if loaded.mesh.size == 1 else None,
+        embed=embeddings.make_embed(loaded.inference_model) if is_alone else None,
+        attention=attention_maps.make_maps(loaded.inference_model) if is_alone else None,
+    )
+
+
+def app_options(
+    args: argparse.Namespace, keys: Any, users: Any, filters: Any, moderation: Any
+) -> Any:
+    """Returns the server.app.Options of the arguments; of the rest see `run`."""
+    from gptjax.server import app
+
+    return app.Options(
+        keys=keys,
+        local_only=api_keys.is_loopback(args.host)
+        and keys is None
+        and not args.allow_unauthenticated,
+        time_limit_s=args.time_limit,
+        log=lambda line: print(line, flush=True),
+        log_prompts=args.log_prompts,
+        policy=filters,
+        moderation=moderation,
+        chat=users,
     )
 
 
@@ -352,19 +374,7 @@ def run(
     from gptjax.server import access_log, app, http_server
 
     load = access_log.Load()
-    options = app.Options(
-        keys=keys,
-        local_only=api_keys.is_loopback(args.host)
-        and keys is None
-        and not args.allow_unauthenticated,
-        time_limit_s=args.time_limit,
-        log=lambda line: print(line, flush=True),
-        log_prompts=args.log_prompts,
-        policy=filters,
-        moderation=moderation,
-        chat=users,
-    )
-    application = app.make_app(model, options, load)
+    application = app.make_app(model, app_options(args, keys, users, filters, moderation), load)
     server = http_server.Server(application, load, args.host, args.port, args.drain)
     listener.listen(BACKLOG)  # who connects from here on is answered
     host = f"[{args.host}]" if ":" in args.host else args.host

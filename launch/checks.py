@@ -55,6 +55,16 @@ def check_match(text: str, pattern: str, flag: str, words: str) -> None:
         raise ValueError(f"{flag}={parse.one_line(text, 100)}: give {words}")
 
 
+def check_image(image: str) -> None:
+    """Raises ValueError for what is no container image's name."""
+    check_match(
+        image,
+        r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}",
+        "--image",
+        "the name of a container image, as REGISTRY/NAME:TAG",
+    )
+
+
 def new_nonce() -> str:
     """Returns a new secret for the processes of one job: see distributed/rendezvous.py."""
     return secrets.token_hex(16)

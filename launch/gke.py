@@ -103,12 +103,7 @@ def make_jobset(
         "--name",
         "at most 40 of a to z, 0 to 9 and -, a letter first and no - last",
     )
-    checks.check_match(
-        image,
-        r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}",
-        "--image",
-        "the name of a container image, as REGISTRY/NAME:TAG",
-    )
+    checks.check_image(image)
     hosts, selector, resource, tail = accelerator_spec(name, accelerator, slices)
     container = {
         "name": "train",

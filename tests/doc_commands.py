@@ -192,12 +192,13 @@ def _check_program(module: str, arguments: list[str], shown: str = "") -> str:
         return f"no such program: {module}"
     if not arguments:
         return ""  # a mention, or a program that needs nothing
-    own, trained = cli.split_at_dashes(arguments)
+    own, launched = cli.split_at_dashes(arguments)
+    other = "gptjax.serve" if module == "gptjax.launch.k8s" else "gptjax.train"
     try:
         if (
             module.startswith("gptjax.launch.")
-            and trained
-            and (error := _check_program("gptjax.train", trained))
+            and launched
+            and (error := _check_program(other, launched))
         ):
             return error
         if module == "gptjax.lm_eval":  # its flags are lm_eval's own, which need not be installed

@@ -180,11 +180,13 @@ def events(response) -> list:
 
 
 @contextlib.contextmanager
-def serve(generator: FakeGenerator, drain_s: float = 20.0, lines=None, **options):
-    """Yields (port, Server) of a server in a thread, which has ended afterwards."""
+def serve(generator: FakeGenerator, drain_s: float = 20.0, lines=None, model=(), **options):
+    """Yields (port, Server) of a server in a thread, which has ended afterwards. model: changes of
+    it."""
     load = access_log.Load()
     log = (lambda line: None) if lines is None else lines.append
-    application = app.make_app(make_model(generator), app.Options(log=log, **options), load)
+    served = make_model(generator, **dict(model))
+    application = app.make_app(served, app.Options(log=log, **options), load)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         server = http_server.Server(application, load, "127.0.0.1", port, drain_s)

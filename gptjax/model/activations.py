@@ -23,23 +23,29 @@ def hidden_states(lm: InferenceModel, tokens_BT: jax.Array) -> tuple[jax.Array, 
         gpt.embed(lm.model.config, lm.params, tokens_BT, None, lm.model.execution_policy.dtype)
     ]
     for layer in range(lm.model.config.n_layers):
-        states.append(_apply_block(lm, states[-1], layer))
+        states.append(apply_block(lm, states[-1], layer))
     states[-1] = inference.final_norm(lm, states[-1])
     return tuple(states)
 
 
 @shaped
-def attention_weights(lm: InferenceModel, x_BTD: jax.Array, layer: int) -> jax.Array:
+def attention_weights(
+    lm: InferenceModel, x_BTD: jax.Array, layer: int, queries: tuple[jax.Array, int] | None = None
+) -> jax.Array:
     """float32 (B, N, T, S): how much each head of layer `layer` (from 0), whose input is x_BTD,
     weighs key s for query t, by the reference implementation on the layer's own queries and keys.
-    0 outside the layer's pattern; with sinks a row sums to less than 1."""
-    _, captured = _apply_block(lm, x_BTD, layer, ["intermediates"])
+    0 outside the layer's pattern; with sinks a row sums to less than 1. queries: the first
+    one, and how many; None: all."""
+    _, captured = apply_block(lm, x_BTD, layer, ["intermediates"])
     ((q_BTNH, k_BTNH, softmax),) = captured["intermediates"]["attention"]["softmax_inputs"]
     pattern = lm.model.config.attention[layer % len(lm.model.config.attention)]
-    return reference.weights(q_BTNH, k_BTNH, pattern, None, softmax)
+    first = None
+    if queries is not None:
+        first, q_BTNH = queries[0], jax.lax.dynamic_slice_in_dim(q_BTNH, *queries, axis=1)
+    return reference.weights(q_BTNH, k_BTNH, pattern, None, softmax, first)
 
 
-def _apply_block(lm: InferenceModel, x_BTD: jax.Array, layer: int, mutable: Any = False) -> Any:
-    """Applies a layer to x_BTD, its input."""
+def apply_block(lm: InferenceModel, x_BTD: jax.Array, layer: int, mutable: Any = False) -> Any:
+    """Applies layer `layer` (from 0) to x_BTD, its input. mutable: flax collections to return."""
     params = gpt.layer_params(lm.model.config, lm.params, layer)
     return inference.block(lm, layer).apply({"params": params}, x_BTD, None, False, mutable=mutable)

@@ -10,6 +10,7 @@ from typing import Any
 from gptjax.data.tokenizers import build, chat_template
 from gptjax.generate import streaming
 from gptjax.server import openai_types
+from gptjax.server.attention_maps import AttentionMaps
 from gptjax.server.generation import Generator, Grammar, RowSampling
 from gptjax.server.openai_errors import ApiError, invalid
 
@@ -21,7 +22,8 @@ Embed = Callable[[Sequence[Sequence[int]]], Any]
 class ServedModel:
     """name: which requests give as `model`. chat_template: None for a model that does not chat.
     digest: of parameters and tokenizer. embed: lists of ids -> float32 (B, D), one embedding each;
-    None if there are none. created: Unix time."""
+    None if there are none. attention: its attention maps; None if there are none. created: Unix
+    time."""
 
     name: str
     generator: Generator
@@ -30,6 +32,7 @@ class ServedModel:
     digest: str
     created: int
     embed: Embed | None = None
+    attention: AttentionMaps | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -15,8 +15,9 @@ import pytest
 pytest.importorskip("argon2", reason="needs requirements-serve.txt")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
+from gptjax.server import attention_maps  # noqa: E402
 from gptjax.server.chat_page import accounts, database  # noqa: E402
-from tests import fake_generator  # noqa: E402
+from tests import fake_generator, tiny  # noqa: E402
 from tests.fake_generator import END, FakeGenerator  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -205,6 +206,86 @@ def test_tokens_files_export_and_one_line_of_error(browser, users, tmp_path):
             assert bytes(generator.requests[0].prompt) == (
                 b"u:File notes.md:\n\n# some notes\n\nwhat is in it?|a:"
             )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_attention_as_a_picture_and_as_text(browser, users, size, scheme):
+    lm = tiny.make_peaked_model(n_ctx=400, n_vocab=257, n_layers=2)
+    maps = attention_maps.make_maps(lm)
+    generator = FakeGenerator(n_ctx=400)
+    with fake_generator.serve(generator, chat=users, model={"attention": maps}) as (port, _):
+        with open_page(browser, port, size, scheme) as page:
+            log_in(page)
+            send(page, "<b>Where</b> is it?")
+            wait_for_end(page)
+            page.get_by_role("button", name="Attention of this answer").click()
+            page.locator("#map").wait_for()
+            text = "u:<b>Where</b> is it?|a:" + page.locator("#log .body").last.inner_text()
+            ids, n = list(text.encode()), len(text)
+            tokens = page.locator("#map-tokens [role=option]")
+            assert tokens.all_text_contents() == list(text)
+
+            def check(layer, head, row):
+                """The text is that of the model's map, and the picture is darker for more."""
+                weights_TS = maps.compute(ids, layer, head).weights_TS
+                most = weights_TS[row].argsort()[::-1][:5]
+                rows = page.locator("#cell tbody tr").all_inner_texts()
+                expected = [
+                    f"{json.dumps(chr(ids[i]))} ({i})\t{100 * weights_TS[row, i]:.1f}%"
+                    for i in most if weights_TS[row, i] > 0
+                ]  # fmt: skip
+                assert sorted(rows) == sorted(expected)
+                pixels = page.evaluate(
+                    """(n) => { const c = document.getElementById("map");
+                    const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+                    const k = c.width / n, at = (i) => Math.floor((i + .5) * k);
+                    return Array.from({length: n * n}, (_, i) =>
+                        d[4 * (at(Math.floor(i / n)) * c.width + at(i % n))]); }""",
+                    n,
+                )
+                for i in range(n):
+                    for j in range(i + 1):
+                        part = weights_TS[i, j] ** 0.5
+                        ends = (255, 27) if scheme == "light" else (21, 232)
+                        if weights_TS[i, j] > 0:
+                            red = ends[0] + part * (ends[1] - ends[0])
+                            assert abs(pixels[i * n + j] - red) < 2, (i, j)
+
+            check(0, None, n - 1)
+            take_picture(page, f"attention-{size}-{scheme}")
+            assert not is_larger_than_the_window(page)
+            page.get_by_label("Layer", exact=True).select_option("1")
+            page.get_by_label("Head", exact=True).select_option("3")
+            page.get_by_role("img", name="Attention of layer 1, head 3").wait_for()
+            check(1, 3, n - 1)
+            tokens.last.focus()
+            page.keyboard.press("ArrowLeft")
+            check(1, 3, n - 2)
+            page.locator("#map").focus()
+            page.keyboard.press("ArrowUp")
+            page.locator("#map").hover(position={"x": 2, "y": 200})
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("ArrowDown")
+            row = int(
+                page.locator("#map-tokens [aria-selected=true]").evaluate(
+                    "e => [...e.parentNode.children].indexOf(e)"
+                )
+            )
+            check(1, 3, row)
+            weight = maps.compute(ids, 1, 3).weights_TS[row, 1]
+            assert page.locator("#cell p").first.inner_text() == (
+                f'{json.dumps(text[row])} ({row}) looks at ":" (1): {100 * weight:.1f}%'
+            )
+            page.get_by_label("Layer", exact=True).select_option("0")  # its window is 3
+            page.locator("#cell p", has_text="does not see").wait_for()
+            page.get_by_label("Layer", exact=True).select_option("1")
+            page.locator("#cell p", has_text="looks at").first.wait_for()
+            page.locator("#map").hover(position={"x": 2, "y": 2})
+            assert page.locator("#cell p").first.inner_text() == '"u" (0) looks at "u" (0): 100.0%'
+            page.keyboard.press("Escape")
+            assert not page.locator("#attention").is_visible()
+            assert page.evaluate("document.activeElement.textContent") == "Attention"
 
 
 def test_the_keyboard_alone_and_names_for_a_screen_reader(browser, users):

@@ -1,6 +1,7 @@
 """lm-evaluation-harness gets the same from gptjax and from its own Hugging Face model, on a task
 and weights that are made here."""
 
+import contextlib
 import importlib
 import json
 import re
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax.config import data, schema
-from gptjax.data.tokenizers import build
+from gptjax.data.tokenizers import build, chat_template
 from gptjax.evals import generation
 from gptjax.generate import sampling
 from gptjax.sharding import device_mesh
@@ -59,27 +61,30 @@ METRICS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder of weights for transformers, random, and the tasks' files."""
-    place = tmp_path_factory.mktemp("harness")
+def save_weights(place, tokenizer, n_vocab):
+    """Writes random weights for transformers."""
     c = tiny.config(
-        n_vocab=50257,
+        n_vocab=n_vocab,
         n_ctx=64,
         n_layers=2,
         d_model=16,
         attention=(schema.Dense(),),
         init=schema.Init(),
     )
-    c = tiny.replace_parts(c, data={"tokenizer": data.Gpt2Bpe()})
+    c = tiny.replace_parts(c, data={"tokenizer": tokenizer})
     mesh = device_mesh.make_mesh(c.mesh, jax.devices()[:1])
     built = step.build(c, "cpu", mesh, None)
     with jax.set_mesh(mesh):
         params = state.init_sharded(c, built.model, built.tx, mesh).params
-    (place / "weights").mkdir()
-    export_hf.save(
-        place / "weights", c, jax.tree.map(lambda x: 4 * x, params), build.build(c.data.tokenizer)
-    )
+    place.mkdir()
+    export_hf.save(place, c, jax.tree.map(lambda x: 4 * x, params), build.build(c.data.tokenizer))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of weights for transformers, random, and the tasks' files."""
+    place = tmp_path_factory.mktemp("harness")
+    save_weights(place / "weights", data.Gpt2Bpe(), 50257)
     rng = np.random.default_rng(0)
 
     def text(n):
@@ -153,10 +158,10 @@ def ours(folder):
         )
 
 
-@pytest.fixture(scope="module")
-def url(folder):
-    """Where python -m gptjax.serve answers for the same weights."""
-    command = [sys.executable, "-m", "gptjax.serve", f"--model={folder / 'weights'}", "--port=0"]
+@contextlib.contextmanager
+def serve(weights):
+    """Yields where python -m gptjax.serve answers with the weights."""
+    command = [sys.executable, "-m", "gptjax.serve", f"--model={weights}", "--port=0"]
     command += ["--served_model_name=tiny", "--slots=3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -167,45 +172,84 @@ def url(folder):
         assert server.returncode == 0
 
 
-def test_over_http_the_harness_gets_the_same(folder, url, monkeypatch, tmp_path):
-    """Of texts that fit into the context with the token that is asked for: longer ones the harness
-    cuts in another way."""
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    weights = str(folder / "weights")
-    http = {"model": "tiny", "base_url": f"{url}/completions", "tokenizer": weights}
-    models = {
-        "gptjax": {"pretrained": weights},
-        "local-completions": http | {"max_length": 64, "num_concurrent": 4},
-    }
-    found = {}
+def evaluate(place, models, tasks, patch, **settings):
+    """(of each model, {task: samples}) by the harness without examples. place: with the tasks."""
+    patch.setenv("HF_DATASETS_OFFLINE", "1")
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("HF_DATASETS_CACHE", str(place / "datasets"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("gptjax.lm_eval")
-        tasks = importlib.import_module("lm_eval.tasks").TaskManager(
-            include_path=str(folder), include_defaults=False
+        manager = importlib.import_module("lm_eval.tasks").TaskManager(
+            include_path=str(place), include_defaults=False
         )
         for name, arguments in models.items():
-            result = lm_eval.simple_evaluate(
+            yield lm_eval.simple_evaluate(
                 name,
                 model_args=arguments,
-                tasks=["local_choices", "local_writing"],
+                tasks=tasks,
                 num_fewshot=0,
-                task_manager=tasks,
+                task_manager=manager,
                 bootstrap_iters=0,
                 log_samples=True,
-            )
-            found[name] = [
-                [x["resps"] for x in result["samples"][f"local_{task}"] if x["doc_id"]]
-                for task in ("choices", "writing")
-            ]
-    (ours, written), (over_http, written_over_http) = found.values()
+                **settings,
+            )["samples"]
+
+
+def test_over_http_the_harness_gets_the_same(folder, monkeypatch):
+    """Of texts that fit into the context with the token that is asked for: longer ones the harness
+    cuts in another way."""
+    weights = str(folder / "weights")
+    with serve(weights) as url:
+        http = {"model": "tiny", "base_url": f"{url}/completions", "tokenizer": weights}
+        models = {
+            "gptjax": {"pretrained": weights},
+            "local-completions": http | {"max_length": 64, "num_concurrent": 4},
+        }
+        tasks = ["local_choices", "local_writing"]
+        found = [
+            [[x["resps"] for x in samples[task] if x["doc_id"]] for task in tasks]
+            for samples in evaluate(folder, models, tasks, monkeypatch)
+        ]
+    (ours, written), (over_http, written_over_http) = found
     assert written_over_http == written and len(written) == len(ours) == 7
     for mine, other in zip(ours, over_http, strict=True):
         for (x, x_greedy), (y, y_greedy) in zip(*([r[0] for r in m] for m in (mine, other))):  # noqa: B905
             assert float(x) == pytest.approx(float(y), abs=1e-4)
             assert str(x_greedy) == str(y_greedy)
+
+
+def test_over_http_the_harness_chats(folder, monkeypatch, tmp_path):
+    """As messages; the same is generated here after what the chat template makes of them."""
+    tokenizer = data.ChatTokens(base=data.Gpt2Bpe())
+    save_weights(tmp_path / "weights", tokenizer, build.build(tokenizer).n_vocab)
+    rows = (folder / "rows.jsonl").read_text().splitlines()[1:]  # the first one is too long
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    task = json.loads((folder / "writing.yaml").read_text().replace(str(folder), str(tmp_path)))
+    (tmp_path / "writing.yaml").write_text(json.dumps(task))
+    with serve(tmp_path / "weights") as url:
+        http = {"model": "tiny", "base_url": f"{url}/chat/completions", "num_concurrent": 4}
+        models = {"local-chat-completions": http}
+        (samples,) = evaluate(
+            tmp_path, models, ["local_writing"], monkeypatch, apply_chat_template=True
+        )
+    samples = samples["local_writing"]
+    model = gptjax.load(str(tmp_path / "weights"))
+    template = chat_template.of(model.tokenizer)
+    questions = [[{"role": "user", "content": json.loads(row)["question"]}] for row in rows]
+    expected = dict(
+        generation.sample_until(
+            model.inference_model,
+            [template.encode(messages) for messages in questions],
+            12,
+            sampling.SamplingParams(temperature=0),
+            ["\n", ".", template.end_of_turn],
+            model.tokenizer,
+            jax.random.key(0),
+        )
+    )
+    written = {x["doc_id"]: x["resps"][0][0] for x in samples}
+    assert written == expected and len(set(written.values())) == 7
 
 
 def request(kind: str, *arguments):

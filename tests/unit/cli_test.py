@@ -270,7 +270,7 @@ def test_gptjax_lists_its_programs(monkeypatch, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in shown)
     lines = shown[2 : shown.index("", 2)]
-    launchers = ("gke", "rehearse", "slurm", "tpu")
+    launchers = ("gke", "k8s", "rehearse", "slurm", "tpu")
     assert [line.split()[0] for line in lines] == [
         *PROGRAMS,
         *(f"launch_{name}" for name in launchers),

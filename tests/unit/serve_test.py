@@ -36,7 +36,7 @@ model = types.SimpleNamespace(
     mesh=types.SimpleNamespace(size=1),
     tokenizer=fake_generator.TOKENIZER, chat_template=fake_generator.Template(),
     inference_model=types.SimpleNamespace(model=types.SimpleNamespace(
-        config=types.SimpleNamespace(n_ctx=64))))
+        config=types.SimpleNamespace(n_ctx=64, n_layers=2, n_heads=4))))
 sample.load_model = lambda *given: model
 serve.main(sys.argv[1:])
 """
@@ -194,3 +194,20 @@ def test_a_server_for_others_needs_keys(program, tmp_path):
         post(url)
     assert post(url, Authorization="Bearer sk-aaaaaaaaaaaaaaaa") == "seed 7"
     assert process.poll() is None
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_other_programs_of_the_model_run_on_one_device_alone(size):
+    """With the engine's collectives at the same time, those of several could wait for ever."""
+    config = types.SimpleNamespace(n_ctx=64, n_layers=2, n_heads=4)
+    loaded = types.SimpleNamespace(
+        config=types.SimpleNamespace(name="tiny"),
+        digest="0" * 16,
+        mesh=types.SimpleNamespace(size=size),
+        tokenizer=None,
+        chat_template=None,
+        inference_model=types.SimpleNamespace(model=types.SimpleNamespace(config=config)),
+    )
+    args = types.SimpleNamespace(users=None, served_model_name=None)
+    model = serve.served_model(args, loaded, None)  # type: ignore[arg-type]
+    assert (model.embed is not None) == (model.attention is not None) == (size == 1)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from gptjax.server import answer, openai_errors, request_body
 from gptjax.server.chat_completions import ChatFormat
-from gptjax.server.chat_page import answers, page, page_types, sessions, uploads
+from gptjax.server.chat_page import answers, attention, page, page_types, sessions, uploads
 from gptjax.server.chat_page.accounts import Accounts, User
 from gptjax.server.chat_page.conversations import Conversations, NotFound, Turn
 from gptjax.server.chat_page.database import Database
@@ -60,6 +60,7 @@ class ChatRoutes:
         self._limits = LoginLimits()
         self._hashing = anyio.CapacityLimiter(HASHERS)
         self._reading = anyio.CapacityLimiter(READERS)
+        self._attending = anyio.CapacityLimiter(1)
         self._page, self._page_headers = page.load()
 
     def table(self, route: Callable[..., Route]) -> list[Route]:
@@ -80,6 +81,7 @@ class ChatRoutes:
             private("DELETE", CONVERSATION, self.delete_conversation),
             private("POST", f"{CONVERSATION}/answer", self.write_answer, is_work=True),
             private("POST", f"{CONVERSATION}/stop", self.stop_answer),
+            private("POST", f"{CONVERSATION}/attention", self.show_attention, is_work=True),
             private("POST", "/chat/files", self.read_file),
             private("GET", "/chat/export", self.export),
             private("DELETE", "/chat/data", self.delete_data),
@@ -156,7 +158,12 @@ class ChatRoutes:
         """What the page begins with."""
         user: User = request.state.user
         settings = await _in_thread(self._settings, user)
-        model = {"id": self._model.name, "max_model_len": self._model.generator.n_ctx}
+        maps = self._model.attention
+        model = {
+            "id": self._model.name,
+            "max_model_len": self._model.generator.n_ctx,
+            "attention": maps and {"n_layers": maps.n_layers, "n_heads": maps.n_heads},
+        }
         return answer.json_response(
             {
                 "name": user.name,
@@ -260,6 +267,38 @@ class ChatRoutes:
         await request_body.read(request)
         self._running.stop(request.state.user.id, request.path_params["id"])
         return answer.json_response({})
+
+    async def show_attention(self, request: Request) -> Response:
+        """The attention weights of a layer over an answer and what stands before it."""
+        user, conversation = request.state.user, request.path_params["id"]
+        content = await request_body.read(request)
+        request_id = request.state.record.id
+        body, form, ids = await anyio.to_thread.run_sync(
+            self._read_attention, user, conversation, content, request_id, limiter=self._reading
+        )
+        self._note(request, form)
+        try:
+            async with asyncio.timeout(self._time_limit_s):
+                work = anyio.to_thread.run_sync(
+                    attention.compute, self._model, ids, body, limiter=self._attending
+                )
+                found = await answer.until_disconnect(request, work)
+        except TimeoutError:
+            raise openai_errors.timed_out(self._time_limit_s) from None
+        return answer.json_response(found)
+
+    def _read_attention(
+        self, user: User, conversation: str, content: bytes, request_id: str
+    ) -> tuple[page_types.AttentionRequest, ChatFormat, list[int]]:
+        messages = self._conversations.read(user.id, conversation)
+        body = _parse(page_types.AttentionRequest, content)
+        attention.check_request(self._model, body)
+        written, chat = attention.find_answer(
+            messages, body.message, self._settings(user), self._model.name
+        )
+        make_form = functools.partial(ChatFormat, self._model)
+        form, _ = filter_form(self._policy, chat, make_form, request_id)
+        return body, form, attention.join(self._model, form, written)
 
     # --- files and data ---------------------------------------------------------------------------
 

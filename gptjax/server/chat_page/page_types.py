@@ -46,6 +46,15 @@ class File(Record):
     text: Text
 
 
+class AttentionRequest(Record):
+    """POST /chat/conversations/ID/attention: of the answer `message`. layer, head: from 0; head
+    None: the mean of all."""
+
+    message: int
+    layer: Annotated[int, int_range(0)]
+    head: Annotated[int | None, int_range(0)] = None
+
+
 class AnswerRequest(Record):
     """POST /chat/conversations/ID/answer. replaces: a message that goes, with all after it: one of
     the user's for another by content and files, or an answer, which is written again."""

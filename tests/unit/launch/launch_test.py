@@ -30,7 +30,7 @@ def printed(main, capsys, *arguments):
     return status, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("program", ["rehearse", "tpu", "gke", "slurm"])
+@pytest.mark.parametrize("program", ["rehearse", "tpu", "gke", "k8s", "slurm"])
 def test_help_has_an_example(program):
     command = [sys.executable, "-m", f"gptjax.launch.{program}", "--help"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

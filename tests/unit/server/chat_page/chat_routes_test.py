@@ -14,20 +14,6 @@ from tests.fake_generator import FakeGenerator, make_client
 CREDENTIALS = {"name": "ann", "password": "annann12"}
 
 
-@pytest.fixture
-def log_in(users):
-    """Returns a client of a user, who is logged in; its headers have the token."""
-
-    def start(name="ann", **options):
-        client = make_client(**{"chat": users} | options)
-        response = client.post("/chat/login", json={"name": name, "password": f"{name}{name}12"})
-        assert response.status_code == 200, response.text
-        client.headers["X-CSRF-Token"] = client.get("/chat/session").json()["csrf"]
-        return client
-
-    return start
-
-
 def begin(client):
     return "/chat/conversations/" + client.post("/chat/conversations", json={}).json()["id"]
 
@@ -104,6 +90,7 @@ PRIVATE = [
     ("POST", "/chat/conversations"),
     ("POST", "/chat/conversations/x/answer"),
     ("POST", "/chat/conversations/x/stop"),
+    ("POST", "/chat/conversations/x/attention"),
     ("POST", "/chat/files"),
     ("DELETE", "/chat/conversations/x"),
     ("DELETE", "/chat/data"),

@@ -28,3 +28,19 @@ def users(tmp_path):
         for name in ("ann", "bob"):
             accounts.Accounts(users).put(name, f"{name}{name}12")
         yield users
+
+
+@pytest.fixture
+def log_in(users):
+    """Returns a client of a user, who is logged in; its headers have the token."""
+
+    def start(name="ann", **options):
+        from tests.fake_generator import make_client
+
+        client = make_client(**{"chat": users} | options)
+        response = client.post("/chat/login", json={"name": name, "password": f"{name}{name}12"})
+        assert response.status_code == 200, response.text
+        client.headers["X-CSRF-Token"] = client.get("/chat/session").json()["csrf"]
+        return client
+
+    return start

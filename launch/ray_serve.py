@@ -1,0 +1,76 @@
+"""Serve a model by replicas of Ray Serve: `serve run gptjax.launch.ray_serve:build model=DIR`.
+
+It needs `pip install "ray[serve]"`, which is in no requirements file. How many replicas there are,
+and on what, is Ray's configuration, of the deployment `Server`: docs/guides/serve.md has one.
+"""
+
+import argparse
+import functools
+from typing import Any
+
+import ray.serve  # type: ignore[import-not-found]
+
+from gptjax import sample, serve
+from gptjax.configs import registry
+from gptjax.report import console
+from gptjax.server import access_log, api_keys, app, batcher
+from gptjax.training.classification import text_classifier
+
+# Ray's proxy listens, and its replicas drain; accounts and logs would be a file of each replica.
+NOT_HERE = ("host", "port", "users", "add_user", "intervention_log")
+
+
+def build(flags: dict[str, Any]) -> Any:
+    """Returns the application. flags: those of gptjax.serve, by name; a flag without a value is
+    given as true. Raises ValueError for others."""
+    args = parse_flags(flags)
+
+    @ray.serve.deployment(
+        name="Server",
+        max_ongoing_requests=app.MAX_ACTIVE,  # beyond --slots and --max_queue a replica refuses
+        graceful_shutdown_timeout_s=args.drain,
+    )
+    @ray.serve.ingress()
+    class Server:
+        def __init__(self) -> None:
+            keys = None if args.api_keys is None else api_keys.load(args.api_keys)
+            out = console.Console(quiet=True)
+            load = functools.cache(functools.partial(text_classifier.load, warn=out.warn))
+            policy = registry.policy(args.policy)
+            filters = serve.open_filters(policy, lambda line: print(line, flush=True), load)
+            moderation = serve.open_moderation(args.moderation_model, load)
+            loaded = sample.load_model(args.model, args.assignments, out)
+            self._engine = batcher.Batcher(
+                loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue
+            )
+            model = serve.served_model(args, loaded, self._engine)
+            options = serve.app_options(args, keys, None, filters, moderation)
+            self._application = app.make_app(model, options, access_log.Load())
+
+        def __serve_build_asgi_app__(self) -> Any:
+            return self._application
+
+        def check_health(self) -> None:
+            """Ray calls it, and starts a new replica for one that raises."""
+            if not self._engine.stats().is_running:
+                raise RuntimeError("the engine has ended after an error of the device")
+
+        def __del__(self) -> None:
+            self._engine.close()
+
+    return Server.bind()  # type: ignore[attr-defined]
+
+
+def parse_flags(flags: dict[str, Any]) -> argparse.Namespace:
+    """Returns gptjax.serve's arguments. Raises ValueError for flags that are Ray's here, and for
+    those that gptjax.serve would refuse."""
+    for name in NOT_HERE:
+        if name in flags:
+            raise ValueError(f"{name}: replicas of Ray Serve have none of their own: leave it out")
+    words = [f"--{k}" if v in (True, "true") else f"--{k}={v}" for k, v in flags.items()]
+    args = serve.make_parser().parse_args(words)
+    if args.model is None:
+        raise ValueError("there is nothing to serve: give model=DIR")
+    serve.check_args(args)
+    serve.check_policy(args, registry.policy(args.policy))
+    return args
