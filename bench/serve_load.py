@@ -7,7 +7,9 @@ Starts `python -m gptjax.serve` with one slot and with --slots, and asks it over
 client `openai`: prompts of 64 words, answers of --tokens tokens, greedy, streamed. For each
 concurrency: answer tokens per second, and the times to the first token and between tokens, their
 median and 99th percentile. --against: another server with OpenAI's API that runs here, as
-http://127.0.0.1:8000/v1, asked the same in turn. docs/results/serving.md has results.
+http://127.0.0.1:8000/v1, which gets the same questions in turn.
+
+docs/results/serving.md has results.
 """
 
 import argparse
