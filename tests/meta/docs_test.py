@@ -40,6 +40,13 @@ def test_commands_and_programs_can_be_parsed(page):
     assert problems(page, page.read_text()) == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_that_is_run_serves_until_it_is_ended(page):
+    for one in blocks(page):
+        called = [doc_commands.program(words) for words in one.commands if one.kind != "parsed"]
+        assert not any(c and c[0] == "gptjax.serve" and "--help" not in c[1] for c in called), one
+
+
 def test_a_page_with_wrong_commands_is_noticed(capsys):
     page, refused = (
         ROOT / "page.md",
