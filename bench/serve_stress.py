@@ -12,12 +12,13 @@ docs/results/serving.md has results.
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import random
 import re
 import time
 
-import httpx
+import httpx2
 import psutil
 
 from bench import serve_load
@@ -25,8 +26,8 @@ from gptjax.config import parse
 
 SLOTS, QUEUE, LOAD = 8, 24, 4
 PARTS = ("overload", "short", "memory")
-# No limits of httpx's own: they would be a queue of the client's.
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+# No limits of the client's own: they would be a queue of the client's.
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
 
 
 def main() -> None:
@@ -49,8 +50,10 @@ def main() -> None:
 async def run(args: argparse.Namespace, server: serve_load.Server) -> dict[str, object]:
     results: dict[str, object] = {}
     url = server.url.rstrip("/")
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=LIMITS) as client:
-        await ask(client, "warm up", 4)
+    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=LIMITS) as http:
+        models = (await http.get("/models")).raise_for_status().json()["data"]
+        client = Client(http, models[0]["id"])
+        (await client.ask("warm up", 4)).raise_for_status()
         if args.only in (None, "overload"):
             results["overload"] = await overload(client)
         if args.only in (None, "short"):
@@ -60,21 +63,27 @@ async def run(args: argparse.Namespace, server: serve_load.Server) -> dict[str, 
     return results
 
 
-async def ask(
-    client: httpx.AsyncClient, prompt: str, n_tokens: int, timeout: float | None = None
-) -> httpx.Response:
-    body = {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True}
-    return await client.post("/completions", json=body, timeout=timeout or 600)
+@dataclasses.dataclass
+class Client:
+    """A client of a server, and the name of its model."""
+
+    http: httpx2.AsyncClient
+    model: str
+
+    async def ask(self, prompt: str, n_tokens: int, timeout: float = 600) -> httpx2.Response:
+        body = {"model": self.model, "prompt": prompt, "max_tokens": n_tokens}
+        body |= {"temperature": 0, "ignore_eos": True}
+        return await self.http.post("/completions", json=body, timeout=timeout)
 
 
-async def overload(client: httpx.AsyncClient) -> dict[str, object]:
+async def overload(client: Client) -> dict[str, object]:
     n = LOAD * (SLOTS + QUEUE)
     deepest, refused, done = 0, 0, asyncio.Event()
 
     async def watch() -> None:
         nonlocal deepest
         while not done.is_set():
-            text = (await client.get(str(client.base_url.join("/metrics")))).text
+            text = (await client.http.get(str(client.http.base_url.join("/metrics")))).text
             depth = re.search(r"^gptjax_queue_depth (\S+)", text, re.MULTILINE)
             assert depth is not None
             deepest = max(deepest, int(float(depth[1])))
@@ -83,7 +92,7 @@ async def overload(client: httpx.AsyncClient) -> dict[str, object]:
     async def insist(i: int) -> float:
         nonlocal refused
         start = time.perf_counter()
-        while (answer := await ask(client, f"number {i}", 16)).status_code == 503:
+        while (answer := await client.ask(f"number {i}", 16)).status_code == 503:
             refused += 1
             await asyncio.sleep(int(answer.headers["Retry-After"]))
         answer.raise_for_status()
@@ -103,10 +112,10 @@ async def overload(client: httpx.AsyncClient) -> dict[str, object]:
     return {"clients": n, "refused": refused, "deepest queue": deepest, "seconds": times}
 
 
-async def short(client: httpx.AsyncClient, n_tokens: int) -> dict[str, float]:
+async def short(client: Client, n_tokens: int) -> dict[str, float]:
     async def time_of(prompt: str, n: int) -> float:
         start = time.perf_counter()
-        (await ask(client, prompt, n)).raise_for_status()
+        (await client.ask(prompt, n)).raise_for_status()
         return time.perf_counter() - start
 
     alone = await time_of("to be", 4)
@@ -123,15 +132,15 @@ async def short(client: httpx.AsyncClient, n_tokens: int) -> dict[str, float]:
     return result
 
 
-async def grow(client: httpx.AsyncClient, pid: int, n: int) -> list[tuple[int, float]]:
+async def grow(client: Client, pid: int, n: int) -> list[tuple[int, float]]:
     process, rng, rows = psutil.Process(pid), random.Random(0), []
 
     async def use(gate: asyncio.Semaphore) -> None:
         async with gate:
             prompt = " ".join(str(rng.random()) for _ in range(rng.randrange(1, 8)))
             try:
-                await ask(client, prompt, 8, 0.01 if rng.random() < 0.1 else None)
-            except httpx.TimeoutException:
+                await client.ask(prompt, 8, 0.01 if rng.random() < 0.1 else 600)
+            except httpx2.TimeoutException:
                 pass
 
     start = time.perf_counter()
