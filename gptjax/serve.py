@@ -155,6 +155,7 @@ def main(arguments: list[str]) -> None:
         line_writer(args.intervention_log) as write,
     ):
         from gptjax.report import console
+        from gptjax.safety import word_classifier
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
             batcher,
@@ -163,7 +164,12 @@ def main(arguments: list[str]) -> None:
 
         out = console.Console(quiet=False, vital=True)
         load = functools.cache(functools.partial(text_classifier.load, warn=out.warn))
-        filters = open_filters(policy, write, load)
+        load_words = word_classifier.opener(
+            functools.partial(
+                text_classifier.load_pairs, fields=word_classifier.FIELDS, warn=out.warn
+            )
+        )
+        filters = open_filters(policy, write, load, load_words)
         moderation = open_moderation(args.moderation_model, load)
         loaded = sample.load_model(args.model, args.assignments, out)
         engine = batcher.Batcher(
@@ -208,17 +214,17 @@ def check_policy(args: argparse.Namespace, policy: Policy) -> None:
         )
 
 
-def open_filters(policy: Policy, write: Callable[[str], None], load: Any) -> Any:
+def open_filters(policy: Policy, write: Callable[[str], None], load: Any, load_words: Any) -> Any:
     """Returns the server.policy_filter.PolicyFilter of a policy; None if it searches for nothing.
-    load: from a run's path to its text_classifier.TextClassifier. Raises ValueError for a
-    classifier that cannot be had."""
+    load: from a run's path to its text_classifier.TextClassifier. load_words: as of
+    safety.stream_filter.rules. Raises ValueError for a classifier that cannot be had."""
     from gptjax.safety import prompt_classifier
     from gptjax.server import policy_filter
 
     if not has_filters(policy):
         return None
     classifiers = prompt_classifier.load_all(policy, load)
-    return policy_filter.PolicyFilter(policy, write, classifiers)
+    return policy_filter.PolicyFilter(policy, write, classifiers, load_words)
 
 
 def open_moderation(flag: str | None, load: Any) -> Any:
@@ -237,7 +243,7 @@ def open_moderation(flag: str | None, load: Any) -> Any:
             "the labels of what is harmful"
         )
     classifier = load(path)
-    prompt_classifier.check_labels(labels, classifier, path)
+    prompt_classifier.check_labels(labels, classifier.labels, path)
     return moderations.ModerationModel(classifier.name, classifier, labels, classifier.tokenize)
 
 

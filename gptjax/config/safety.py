@@ -48,7 +48,25 @@ class Secrets:
     """As of PersonalData."""
 
 
-Filter = PersonalData | Credentials | Secrets
+@record
+class WordClassifier:
+    """Words that a classifier takes for one of some kind, such as names of people."""
+
+    model: str
+    """A run of python -m gptjax.finetune on examples of python -m gptjax.word_examples."""
+    labels: tuple[str, ...] = ("person",)
+    """Its labels of what is searched for."""
+    threshold: Fraction = 0.5
+    """The probability of a label from which on a word has it."""
+    action: Action = "mask"
+    """As of PersonalData."""
+
+    def __post_init__(self):
+        if not self.labels:
+            raise ValueError("labels=(): name the labels of what is searched for, as ('person',)")
+
+
+Filter = PersonalData | Credentials | Secrets | WordClassifier
 
 
 @record

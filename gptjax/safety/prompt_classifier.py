@@ -56,13 +56,14 @@ class PromptClassifier:
         ]
 
 
-def check_labels(labels: Sequence[str], scorer: TextScorer, model: str) -> None:
-    """Raises ValueError for a label that a classifier lacks. model: where it lies."""
+def check_labels(labels: Sequence[str], known: Sequence[str], model: str) -> None:
+    """Raises ValueError for a label that a classifier lacks. known: its labels. model: where it
+    lies."""
     for label in labels:
-        if label not in scorer.labels:
+        if label not in known:
             raise ValueError(
                 f"the classifier in {model} has no label {label!r}: its labels are "
-                f"{', '.join(scorer.labels)}"
+                f"{', '.join(known)}"
             )
 
 
@@ -74,6 +75,6 @@ def load_all(
     result = []
     for spec in policy.classifiers:
         scorer = load(spec.model)
-        check_labels([spec.label], scorer, spec.model)
+        check_labels([spec.label], scorer.labels, spec.model)
         result.append(PromptClassifier(spec, scorer))
     return tuple(result)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from gptjax.config import parse, safety
-from gptjax.safety import literals, prompt_classifier, stream_filter
+from gptjax.safety import literals, prompt_classifier, stream_filter, word_classifier
 
 Messages = list[dict[str, str]]
 Model = Callable[[Messages], str]  # messages, each with role and content -> the answer
@@ -151,14 +151,17 @@ def run(
     policy: safety.Policy,
     refuses: Callable[[str], bool] = is_refusal,
     classifiers: Sequence[prompt_classifier.PromptClassifier] = (),
+    load: Callable[[str], word_classifier.WordScorer] = stream_filter.load_nothing,
 ) -> Iterator[Result]:
     """Yields the result of each case: its messages after the policy's filters of input through the
     model, and the answer after those of output. classifiers: those of the policy, loaded; they read
-    all messages but the assistant's. What the policy ends or refuses is a refusal.
+    all messages but the assistant's. load: as of stream_filter.rules. What the policy ends or
+    refuses is a refusal.
 
     Digests of interventions are comparable within a run, whose key is random.
     """
-    rules_in, rules_out = stream_filter.rules(policy.input), stream_filter.rules(policy.output)
+    rules_in = stream_filter.rules(policy.input, load)
+    rules_out = stream_filter.rules(policy.output, load)
     key = secrets.token_bytes(32)
     for case in cases:
         log, messages, is_ended = [], [], False

@@ -8,11 +8,19 @@ import bisect
 import dataclasses
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gptjax.config import parse, safety
-from gptjax.safety import credentials, detector, fold, literals, personal_data, phone
+from gptjax.safety import (
+    credentials,
+    detector,
+    fold,
+    literals,
+    personal_data,
+    phone,
+    word_classifier,
+)
 
 TRIM = 1024  # characters that are done with, after which they are dropped
 
@@ -55,9 +63,19 @@ PERSONAL_DATA = {
 CREDENTIALS = {pattern.kind: pattern for pattern in (credentials.API_KEY, credentials.PRIVATE_KEY)}
 
 
-def rules(filters: Sequence[safety.Filter]) -> tuple[Rule, ...]:
+def load_nothing(path: str) -> word_classifier.WordScorer:
+    """Loads no classifier of words."""
+    raise TypeError(f"nothing was given that loads {path}")
+
+
+def rules(
+    filters: Sequence[safety.Filter],
+    load: Callable[[str], word_classifier.WordScorer] = load_nothing,
+) -> tuple[Rule, ...]:
     """Returns the rules of filters, in order: of matches that begin together the first one counts.
-    Raises ValueError for a file of secrets that cannot be read, and an unknown region."""
+    load: from a run's path to its classifier of words (word_classifier.opener). Raises ValueError
+    for a file of secrets that cannot be read, an unknown region, a label that a run lacks, and as
+    `load`."""
     result = []
     for part in filters:
         match part:
@@ -72,6 +90,8 @@ def rules(filters: Sequence[safety.Filter]) -> tuple[Rule, ...]:
                     where = part.file
                     texts = (*texts, *literals.read(parse.read_text(parse.path(part.file))))
                 detectors = [literals.detector(texts, where)]
+            case safety.WordClassifier():
+                detectors = word_classifier.detectors(part, load)
         result += [Rule(found, part.action) for found in detectors]
     return tuple(result)
 
@@ -94,7 +114,9 @@ class StreamFilter:
         self._n_before = len(before)  # characters of _text that are not of the text
         self._n_dropped = -len(before)  # characters of the text before _text
         self._n_done = 0  # characters of _text that have left, or never will
-        self._starts = [0] * len(rules)  # from where on each rule has not decided
+        n = len(fold.Folder().fold(before)[0])
+        # From where on each rule has not decided; what begins earlier ends before the text.
+        self._starts = [max(0, n - rule.detector.longest) for rule in rules]
         self._ends = [0] * len(rules)  # of the last match of each
         self._matches: list[tuple[int, int, int]] = []  # start, end and rule, still to be applied
         self.add(before)

@@ -99,7 +99,11 @@ class GenerationStream:
             if number not in running:
                 continue  # what had come when its filter ended it
             if self._filters is not None:
-                item = self._filters[number].add(item)
+                answer = self._filters[number]
+                if answer.is_slow:
+                    item = await concurrency.run_in_threadpool(answer.add, item)
+                else:
+                    item = answer.add(item)
             if item.finish_reason is not None:
                 running.remove(number)
             if item.finish_reason == "content_filter":

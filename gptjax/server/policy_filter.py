@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gptjax.config import safety
-from gptjax.safety import prompt_classifier, stream_filter
+from gptjax.safety import prompt_classifier, stream_filter, word_classifier
 from gptjax.server import openai_types
 from gptjax.server.generation import Piece
 from gptjax.server.openai_errors import ApiError, invalid
@@ -22,6 +22,7 @@ Body = TypeVar("Body", bound=openai_types.Record)
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
     digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
+    load: as of stream_filter.rules.
     Raises ValueError as stream_filter.rules.
     """
 
@@ -30,10 +31,12 @@ class PolicyFilter:
         policy: safety.Policy,
         write: Callable[[str], None],
         classifiers: Sequence[prompt_classifier.PromptClassifier] = (),
+        load: Callable[[str], word_classifier.WordScorer] = stream_filter.load_nothing,
     ):
         self._classifiers = classifiers
-        self._input = stream_filter.rules(policy.input)
-        self._output = stream_filter.rules(policy.output)
+        self._input = stream_filter.rules(policy.input, load)
+        self._output = stream_filter.rules(policy.output, load)
+        self._is_slow = any(isinstance(part, safety.WordClassifier) for part in policy.output)
         self._hides = any(rule.action != "log" for rule in self._output)
         self._write, self._key = write, secrets.token_bytes(32)
 
@@ -77,7 +80,8 @@ class PolicyFilter:
     def filter_answer(self, request_id: str, number: int, before: str) -> "AnswerFilter":
         """Returns the filter of a choice of an answer. before: what it continues."""
         found = stream_filter.StreamFilter(self._output, self._key, before)
-        return AnswerFilter(found, self._write, {"request": request_id, "choice": number})
+        labels = {"request": request_id, "choice": number}
+        return AnswerFilter(found, self._write, labels, self._is_slow)
 
     def _prompts(self, prompts: Any, param: str, request_id: str) -> Any:
         if not self._input:
@@ -133,11 +137,17 @@ class PolicyFilter:
 
 
 class AnswerFilter:
-    """Filters the pieces of one choice."""
+    """Filters the pieces of one choice. is_slow: whether a model is run, and so none of it in the
+    event loop."""
 
     def __init__(
-        self, used: stream_filter.StreamFilter, write: Callable[[str], None], labels: dict[str, Any]
+        self,
+        used: stream_filter.StreamFilter,
+        write: Callable[[str], None],
+        labels: dict[str, Any],
+        is_slow: bool,
     ):
+        self.is_slow = is_slow
         self._filter, self._write, self._labels = used, write, labels
         self._n_written = 0
 

@@ -7,7 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from gptjax import classify, finetune, serve, train
+from gptjax import classify, finetune, serve, train, word_examples
+from gptjax.config import safety
+from gptjax.safety import stream_filter, word_classifier
 from gptjax.training.classification import refusal_reward, text_classifier
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -106,6 +108,55 @@ def test_what_is_no_classifier_of_texts(run, tmp_path):
         with pytest.raises(ValueError) as caught:
             text_classifier.load(str(other), pytest.fail)
         assert "\n" not in str(caught.value) and str(other) in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def words(run):
+    """A classifier of words, of a made-up task: RRR is a person, SSS is none."""
+    folder, draw = run.parent / "words", random.Random(0)
+    folder.mkdir()
+    sets = [f"task.{split}={folder / split}.jsonl" for split in ("train", "dev")]
+    for split, n in (("train", 160), ("dev", 40)):
+        rows = []
+        for _ in range(n):
+            word, spans = draw.choice([("RRR", [[2, 5, "person"]]), ("SSS", [])])
+            rows.append(json.dumps({"text": f"a {word} up.", "spans": spans}) + "\n")
+        (folder / f"{split}.spans").write_text("".join(rows))
+        flags = [f"--text={folder / split}.spans", f"--out={folder / split}.jsonl"]
+        assert word_examples.main(flags) == 0
+    sets += ["task.kind=entailment", "task.fields=('left','right')", "task.peak_lr=1e-2"]
+    sets += ["task.batch_examples=16", "task.epochs=6", "task.lm_weight=0"]
+    flags = [f"--init={run.parent / 'pre'}", f"--run_dir={folder / 'run'}"]
+    assert finetune.main(["--config=own", *flags, *[f"--set={text}" for text in sets]]) == 0
+    return folder / "run"
+
+
+def test_a_classifier_of_words(run, words, tmp_path, capsys):
+    def load(path):
+        return text_classifier.load_pairs(path, word_classifier.FIELDS, pytest.fail)
+
+    text = "a RRR up.\na SSS up.\n" * 12
+    rules = stream_filter.rules([safety.WordClassifier(model=str(words))], load)
+    assert stream_filter.filter_text(text, rules, b"")[0] == "a <person> up.\na SSS up.\n" * 12
+    scorer = load(str(words))
+    pairs = [("a RRR", "RRR up."), ("a SSS", "SSS up."), ("\ud800 ", "x")] * 9
+    found = scorer(pairs)
+    np.testing.assert_allclose(
+        [score["person"] for score in found],
+        [scorer([pair])[0]["person"] for pair in pairs],
+        atol=1e-5,
+    )
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(scorer, [pairs] * 8)) == [found] * 8
+    for other in (run, run.parent / "pre", tmp_path):
+        with pytest.raises(ValueError) as caught:
+            load(str(other))
+        assert "\n" not in str(caught.value) and str(other) in str(caught.value)
+    with pytest.raises(ValueError, match="of kind entailment and metric accuracy"):
+        text_classifier.load(str(words), pytest.fail)
+    (tmp_path / "texts").write_text('{"text": "in lower case", "spans": []}\n')
+    with pytest.raises(ValueError, match="texts has no word with a capital letter"):
+        word_examples.main([f"--text={tmp_path / 'texts'}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_reward_by_it(run):

@@ -25,7 +25,7 @@ def make(model: str, label: str, threshold: float = 0.5, user: str | None = USER
     not there; the function, for a prompt without a match.
     """
     classifier = text_classifier.load(model, lambda line: print(line, file=sys.stderr))
-    prompt_classifier.check_labels([label], classifier, model)
+    prompt_classifier.check_labels([label], classifier.labels, model)
     return of_scorer(classifier, label, threshold, user)
 
 

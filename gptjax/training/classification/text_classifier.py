@@ -155,13 +155,7 @@ class TextClassifier:
                 f"{run.directory} was fine-tuned on a task of kind {run.task.kind} and metric "
                 f"{run.task.metric}: give a run that labels single texts, as --config=own does"
             )
-        xla_options.configure_runtime()  # before jax lists its devices
-        # On one device a program has no collectives: it may run at the same time as any other.
-        one_device = schema.Mesh(data=1, fsdp=1, sharding=run.config.mesh.sharding)
-        config = dataclasses.replace(run.config, mesh=one_device)
-        self._classifier = Classifier(
-            dataclasses.replace(run, config=config), warn, jax.local_devices()[:1]
-        )
+        self._classifier = _on_one_device(run, warn)
         self.name, self.labels = run.directory.name, run.task.labels
 
     def tokenize(self, text: str) -> list[int]:
@@ -179,22 +173,63 @@ class TextClassifier:
         return [dict(zip(self.labels, map(float, p_C), strict=True)) for p_C in p_BC]
 
     def _probabilities(self, sequences: list[list[int]]) -> np.ndarray:
-        """(M, labels) of sequences of tokens, by two programs: microbatches, and what is left one
-        by one where most of a microbatch would be padding."""
+        """(M, labels) of sequences of tokens."""
         examples = [labeled.Example((), (), None, "")] * len(sequences)
         rows = self._classifier.encode(examples, [((ids,), ()) for ids in sequences]).rows
-        size = self._classifier.microbatch_rows
-        n_left = len(rows) % size
-        n_whole = len(rows) - n_left * (n_left <= size // 4)
-        y_MC = np.concatenate(
-            [
-                self._classifier.predict(part, n)
-                for part, n in ((rows[:n_whole], size), (rows[n_whole:], 1))
-                if len(part)
-            ]
-        )
-        metrics.check_finite(y_MC)
-        return probabilities(y_MC)
+        return _probabilities(self._classifier, rows)
+
+
+class PairClassifier:
+    """Label -> probability of pairs of texts, on one device, in any thread. Raises ValueError for a
+    run of other examples than those of pairs with columns of the names `fields`."""
+
+    def __init__(self, run: ClassifierRun, fields: tuple[str, str], warn: Print):
+        if (run.task.kind, run.task.fields) != ("entailment", fields):
+            raise ValueError(
+                f"{run.directory} was fine-tuned on a task of kind {run.task.kind} with the fields "
+                f"{run.task.fields}: give a run with task.kind=entailment and task.fields={fields}"
+            )
+        self._classifier = _on_one_device(run, warn)
+        self.labels, self.n_batch = run.task.labels, self._classifier.microbatch_rows
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
+        """Returns label -> probability of each pair; a pair that is longer than the classifier's
+        context is cut. Raises ValueError for scores that are not finite."""
+        examples = [
+            labeled.Example(
+                tuple(unicode.replace_surrogates(x).strip() for x in pair), (), None, ""
+            )
+            for pair in pairs
+        ]
+        tokenizer = self._classifier.tokenizer
+        parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
+        p_BC = _probabilities(self._classifier, self._classifier.encode(examples, parts).rows)
+        return [dict(zip(self.labels, map(float, p_C), strict=True)) for p_C in p_BC]
+
+
+def _on_one_device(run: ClassifierRun, warn: Print) -> Classifier:
+    xla_options.configure_runtime()  # before jax lists its devices
+    # On one device a program has no collectives: it may run at the same time as any other.
+    one_device = schema.Mesh(data=1, fsdp=1, sharding=run.config.mesh.sharding)
+    config = dataclasses.replace(run.config, mesh=one_device)
+    return Classifier(dataclasses.replace(run, config=config), warn, jax.local_devices()[:1])
+
+
+def _probabilities(classifier: Classifier, rows: np.ndarray) -> np.ndarray:
+    """(B, labels) of rows of EncodedExamples, by two programs: microbatches, and what is left one
+    by one where most of a microbatch would be padding."""
+    size = classifier.microbatch_rows
+    n_left = len(rows) % size
+    n_whole = len(rows) - n_left * (n_left <= size // 4)
+    y_BC = np.concatenate(
+        [
+            classifier.predict(part, n)
+            for part, n in ((rows[:n_whole], size), (rows[n_whole:], 1))
+            if len(part)
+        ]
+    )
+    metrics.check_finite(y_BC)
+    return probabilities(y_BC)
 
 
 def windows(ids: list[int], limit: int) -> Iterator[list[int]]:
@@ -210,4 +245,13 @@ def load(path: str, warn: Print) -> TextClassifier:
     """Returns the classifier of a run. Raises ValueError, in one line, if it cannot be had."""
     classifier = TextClassifier(open_run(path), warn)
     classifier([""])  # compiles, so that the first request does not wait for it
+    return classifier
+
+
+def load_pairs(path: str, fields: tuple[str, str], warn: Print) -> PairClassifier:
+    """Returns the classifier of a run on pairs of texts. Raises ValueError, in one line, if it
+    cannot be had."""
+    classifier = PairClassifier(open_run(path), fields, warn)
+    for n in (1, classifier.n_batch):  # compiles both programs
+        classifier([("a", "a")] * n)
     return classifier

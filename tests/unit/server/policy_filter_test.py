@@ -1,5 +1,6 @@
 """Policies of the server: prompts and answers after their filters, in this process."""
 
+import asyncio
 import json
 import threading
 
@@ -52,9 +53,23 @@ class Scorer:
         return [{"harmful": text.count("x") / 10, "harmless": 0.9} for text in texts]
 
 
+class Names:
+    """Jane and Doe are persons. Is not called in an event loop."""
+
+    labels = ("none", "person")
+
+    def __call__(self, pairs):
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        scores = [float(left.endswith(("Jane", "Doe"))) for left, _ in pairs]
+        return [{"none": 1 - score, "person": score} for score in scores]
+
+
 def client(generator=None, lines=None, classifiers=(), **policy):
     write = (lambda line: None) if lines is None else lines.append
-    found = policy_filter.PolicyFilter(safety.Policy(name="test", **policy), write, classifiers)
+    found = policy_filter.PolicyFilter(
+        safety.Policy(name="test", **policy), write, classifiers, lambda path: Names()
+    )
     return make_client(generator, policy=found)
 
 
@@ -87,6 +102,20 @@ def test_no_character_of_a_secret_leaves_at_any_split(kind, path):
         pieces = [event["choices"][0] for event in events(post(used, path, stream=True))]
         assert "".join(map(text_of, pieces)) == expected
         assert [piece["finish_reason"] for piece in pieces] == [None] * len(parts) + ["stop"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_names_that_a_classifier_finds_outside_of_the_event_loop(path):
+    words = safety.WordClassifier(model="runs/words")
+    text, expected = "Ask Jane Doe.", "Ask <person>."
+    for parts in [*([text[:cut], text[cut:]] for cut in range(len(text))), list(text)]:
+        used = client(Writer(parts), output=(*FILTERS, words))
+        assert text_of(post(used, path).json()["choices"][0]) == expected
+        pieces = [event["choices"][0] for event in events(post(used, path, stream=True))]
+        assert "".join(map(text_of, pieces)) == expected
+    generator = FakeGenerator()
+    post(client(generator, input=(words,)), prompt="of Jane, is it?")
+    assert TOKENIZER.decode(generator.requests[0].prompt) == "of <person>, is it?"
 
 
 def test_a_secret_that_the_prompt_begins():
