@@ -155,22 +155,13 @@ def main(arguments: list[str]) -> None:
         line_writer(args.intervention_log) as write,
     ):
         from gptjax.report import console
-        from gptjax.safety import word_classifier
         from gptjax.server import (
             app,  # noqa: F401  a package that is missing is noticed before the model is read
             batcher,
         )
-        from gptjax.training.classification import text_classifier
 
         out = console.Console(quiet=False, vital=True)
-        load = functools.cache(functools.partial(text_classifier.load, warn=out.warn))
-        load_words = word_classifier.opener(
-            functools.partial(
-                text_classifier.load_pairs, fields=word_classifier.FIELDS, warn=out.warn
-            )
-        )
-        filters = open_filters(policy, write, load, load_words)
-        moderation = open_moderation(args.moderation_model, load)
+        filters, moderation = open_classifiers(policy, args.moderation_model, write, out.warn)
         loaded = sample.load_model(args.model, args.assignments, out)
         engine = batcher.Batcher(
             loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue
@@ -212,6 +203,22 @@ def check_policy(args: argparse.Namespace, policy: Policy) -> None:
             f"--intervention_log: --policy={args.policy} searches for nothing: give a policy with "
             "filters, such as mask"
         )
+
+
+def open_classifiers(
+    policy: Policy, moderation_model: str | None, write: Callable[[str], None], warn: Any
+) -> tuple[Any, Any]:
+    """Returns (the filters, the moderation): see open_filters and open_moderation. A run that both
+    use is read once. warn: prints a line."""
+    from gptjax.safety import word_classifier
+    from gptjax.training.classification import text_classifier
+
+    load = functools.cache(functools.partial(text_classifier.load, warn=warn))
+    load_words = word_classifier.opener(
+        functools.partial(text_classifier.load_pairs, fields=word_classifier.FIELDS, warn=warn)
+    )
+    filters = open_filters(policy, write, load, load_words)
+    return filters, open_moderation(moderation_model, load)
 
 
 def open_filters(policy: Policy, write: Callable[[str], None], load: Any, load_words: Any) -> Any:

@@ -5,7 +5,6 @@ and on what, is Ray's configuration, of the deployment `Server`: docs/guides/ser
 """
 
 import argparse
-import functools
 from typing import Any
 
 import ray.serve  # type: ignore[import-not-found]
@@ -14,7 +13,6 @@ from gptjax import sample, serve
 from gptjax.configs import registry
 from gptjax.report import console
 from gptjax.server import access_log, api_keys, app, batcher
-from gptjax.training.classification import text_classifier
 
 # Ray's proxy listens, and its replicas drain; accounts and logs would be a file of each replica.
 NOT_HERE = ("host", "port", "users", "add_user", "intervention_log")
@@ -34,11 +32,10 @@ def build(flags: dict[str, Any]) -> Any:
     class Server:
         def __init__(self) -> None:
             keys = None if args.api_keys is None else api_keys.load(args.api_keys)
-            out = console.Console(quiet=True)
-            load = functools.cache(functools.partial(text_classifier.load, warn=out.warn))
-            policy = registry.policy(args.policy)
-            filters = serve.open_filters(policy, lambda line: print(line, flush=True), load)
-            moderation = serve.open_moderation(args.moderation_model, load)
+            out, policy = console.Console(quiet=True), registry.policy(args.policy)
+            filters, moderation = serve.open_classifiers(
+                policy, args.moderation_model, lambda line: print(line, flush=True), out.warn
+            )
             loaded = sample.load_model(args.model, args.assignments, out)
             self._engine = batcher.Batcher(
                 loaded.inference_model, loaded.tokenizer, args.slots, args.context, args.max_queue

@@ -45,7 +45,13 @@ def test_a_replica_answers_and_tells_when_its_engine_has_ended(ray_serve, monkey
     monkeypatch.setattr(serve, "served_model", lambda *args: fake_generator.make_model(engine))
     keys = tmp_path / "keys"
     keys.write_text("ann sk-0123456789abcdef0123456789\n")
-    flags = {"model": "runs/x", "drain": 9, "api_keys": str(keys), "log_prompts": "true"}
+    flags = {
+        "model": "runs/x",
+        "drain": 9,
+        "api_keys": str(keys),
+        "log_prompts": "true",
+        "policy": "mask",
+    }
     server = ray_serve.build(flags)
     assert server.settings["graceful_shutdown_timeout_s"] == 9
     assert server.settings["max_ongoing_requests"] >= 256 + 8
