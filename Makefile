@@ -20,7 +20,7 @@ train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", metavar="DIR:LABEL", required=True)
     parser.add_argument("--held_out", metavar="FILE", required=True)
-    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--threshold", type=parse.float_argument(0, 1), default=0.5)
     args = parser.parse_args(arguments)
     path, _, label = args.model.rpartition(":")
     classifier = text_classifier.load(path, print)

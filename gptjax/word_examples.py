@@ -1,8 +1,8 @@
-"""Turn annotated texts into examples for a classifier of words, one for each word that may have a
-label.
+"""Turn annotated texts into examples for a classifier of words.
 
-A line of the input is {"text": "I met Jane.", "spans": [[6, 10, "person"]]}, with positions in
-characters; words outside of the spans get the label none.
+There is one for each word that may have a label. A line of the input is {"text": "I met Jane.",
+"spans": [[6, 10, "person"]]}, with positions in characters; words outside of the spans get the
+label none.
 """
 
 import collections

@@ -62,6 +62,7 @@ def main(library: str, main_content: str, seconds: str, memory_bytes: str) -> No
     """Answers pages from standard input, a socket, with their texts until that ends. A page that
     takes more CPU time or memory than allowed ends the process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a parent that loaded libtpu ignores it
     logging.disable()
     extract = extractor(library, main_content == "True")
     decode(b"", None)  # imports what it needs

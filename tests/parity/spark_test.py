@@ -16,7 +16,12 @@ pytest.importorskip("pyspark", reason="pyspark is not installed: make test-spark
 if not shutil.which("java"):
     pytest.skip("Java is not installed: openjdk-17-jre-headless", allow_module_level=True)
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # pyspark forks to start Java; other tests have started JAX by then
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+]
 
 STAGES = (
     config.QualityClassifier(

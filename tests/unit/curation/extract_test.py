@@ -137,6 +137,16 @@ def test_a_page_that_ends_the_child_is_dropped_and_the_next_has_a_child_and_its_
     assert not alive(second)
 
 
+def test_a_page_that_takes_too_long_is_dropped_where_the_parent_ignores_the_signal(library):
+    """As it does once libtpu is loaded."""
+    before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    try:
+        with extract.Extractor(FAKE) as extractor:
+            assert extractor.extract(b"spin") == Dropped("extraction timed out")
+    finally:
+        signal.signal(signal.SIGPROF, before)
+
+
 def test_a_child_that_something_else_kills_costs_no_page(library):
     with extract.Extractor(FAKE) as extractor:
         os.kill(child_pid(extractor), signal.SIGKILL)
