@@ -14,6 +14,7 @@ docs/results/serving.md has results.
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -112,35 +113,47 @@ async def ask_all(
         name = model or (await client.models.list()).data[0].id
         gate = asyncio.Semaphore(at_once)
         start = time.perf_counter()
-        questions = (ask(client, name, prompt, n_tokens, gate) for prompt in prompts)
-        times = await asyncio.gather(*questions)
+        # Another server may refuse a field that it lacks.
+        more = {} if model else {"ignore_eos": True}
+        questions = (ask(client, name, prompt, n_tokens, gate, more) for prompt in prompts)
+        answers = await asyncio.gather(*questions)
         seconds = time.perf_counter() - start
-    first = [row[1] - row[0] for row in times]
-    after = [b - a for row in times for a, b in zip(row[1:], row[2:], strict=False)]
+    first = [times[1] - times[0] for _, times in answers]
+    after = [b - a for _, times in answers for a, b in itertools.pairwise(times[1:])]
     return {
-        "tokens/s": sum(len(row) - 1 for row in times) / seconds,
+        "tokens/s": sum(n for n, _ in answers) / seconds,
         "first token": percentiles(first),
         "next token": percentiles(after),
     }
 
 
 async def ask(
-    client: openai.AsyncOpenAI, name: str, prompt: str, n_tokens: int, gate: asyncio.Semaphore
-) -> list[float]:
-    """The times of the request and of each token of its answer."""
+    client: openai.AsyncOpenAI,
+    name: str,
+    prompt: str,
+    n_tokens: int,
+    gate: asyncio.Semaphore,
+    more: dict[str, object],
+) -> tuple[int, list[float]]:
+    """(tokens of the answer, the times of the request and of each text that came). more: further
+    fields of the request."""
     async with gate:
-        times = [time.perf_counter()]
+        n, times = 0, [time.perf_counter()]
         stream = await client.completions.create(
             model=name,
             prompt=prompt,
             max_tokens=n_tokens,
             temperature=0,
             stream=True,
-            extra_body={"ignore_eos": True},
+            stream_options={"include_usage": True},
+            extra_body=more,
         )
-        async for _ in stream:
-            times.append(time.perf_counter())
-    return times
+        async for chunk in stream:
+            if chunk.choices and chunk.choices[0].text:
+                times.append(time.perf_counter())
+            if chunk.usage:
+                n = chunk.usage.completion_tokens
+    return n, times
 
 
 def percentiles(values: list[float]) -> tuple[float, float]:
