@@ -58,7 +58,7 @@ def test_probabilities_are_those_of_classify(run, classifier, tmp_path, capsys):
         [list(line["probabilities"].values()) for line in lines],
         atol=2e-6,
     )
-    assert harm(found)[0] > 0.6 > 0.4 > harm(found)[1]
+    assert harm(found)[0] > 0.5 > harm(found)[1]
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         assert list(threads.map(classifier, [texts] * 8)) == [found] * 8
 
@@ -68,7 +68,7 @@ def test_no_part_of_a_long_text_is_lost(classifier):
     n = 40
     places = [" ".join(["SSS"] * i + ["RRR"] * 3 + ["SSS"] * (n - i)) for i in range(n + 1)]
     *found, base = harm(classifier([*places, " ".join(["SSS"] * n)]))
-    assert min(found) > 0.6 > 0.4 > base
+    assert min(found) > 0.5 > base
     assert len(classifier([""])) == 1
 
 
