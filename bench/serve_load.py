@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=parse.path_argument, required=True)
     parser.add_argument("--concurrency", default="1,2,4,8,16")
-    parser.add_argument("--slots", type=parse.int_argument(1, 256), default=8)
+    parser.add_argument("--slots", type=parse.int_argument(2, 256), default=8)
     parser.add_argument("--context", type=parse.int_argument(1), default=512)
     parser.add_argument("--tokens", type=parse.int_argument(1, 10**4), default=32)
     parser.add_argument("--rounds", type=parse.int_argument(1, 100), default=2)
@@ -61,7 +61,7 @@ def main() -> None:
             flush=True,
         )
 
-    for slots in dict.fromkeys((1, args.slots)):
+    for slots in (1, args.slots):
         with Server(args.model, slots, args.context) as server:
             asyncio.run(ask_all(server.url, 2, 1, args.tokens))  # warms up
             for level in levels if slots > 1 else levels[:1]:

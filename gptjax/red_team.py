@@ -43,16 +43,12 @@ def main(arguments: list[str]) -> int:
     policy = overrides.override(registry.policy(args.policy), *args.assignments)
 
     from gptjax.runtime import atomic
-    from gptjax.safety import prompt_classifier, red_team, word_classifier
+    from gptjax.safety import prompt_classifier, red_team
     from gptjax.training.classification import text_classifier
 
     cases, (model, _) = red_team.read(args.cases), registry.function(args.model)
-    warn = functools.partial(print, file=sys.stderr)
-    load = functools.cache(functools.partial(text_classifier.load, warn=warn))
+    load, load_words = text_classifier.make_loaders(functools.partial(print, file=sys.stderr))
     classifiers = prompt_classifier.load_all(policy, load)
-    load_words = word_classifier.opener(
-        functools.partial(text_classifier.load_pairs, fields=word_classifier.FIELDS, warn=warn)
-    )
     results = list(red_team.run(cases, model, policy, classifiers=classifiers, load=load_words))
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [

@@ -4,7 +4,6 @@ as they come, and an answer does not depend on the others.
 
 import argparse
 import contextlib
-import functools
 import getpass
 import io
 import os
@@ -210,13 +209,9 @@ def open_classifiers(
 ) -> tuple[Any, Any]:
     """Returns (the filters, the moderation): see open_filters and open_moderation. A run that both
     use is read once. warn: prints a line."""
-    from gptjax.safety import word_classifier
     from gptjax.training.classification import text_classifier
 
-    load = functools.cache(functools.partial(text_classifier.load, warn=warn))
-    load_words = word_classifier.opener(
-        functools.partial(text_classifier.load_pairs, fields=word_classifier.FIELDS, warn=warn)
-    )
+    load, load_words = text_classifier.make_loaders(warn)
     filters = open_filters(policy, write, load, load_words)
     return filters, open_moderation(moderation_model, load)
 

@@ -65,6 +65,17 @@ def check_image(image: str) -> None:
     )
 
 
+def check_kubernetes_name(name: str) -> None:
+    """Raises ValueError for a --name from which Kubernetes could not make those of pods, which have
+    at most 63 characters."""
+    check_match(
+        name,
+        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "--name",
+        "at most 40 of a to z, 0 to 9 and -, a letter first and no - last",
+    )
+
+
 def new_nonce() -> str:
     """Returns a new secret for the processes of one job: see distributed/rendezvous.py."""
     return secrets.token_hex(16)

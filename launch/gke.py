@@ -96,13 +96,7 @@ def make_jobset(
     Raises ValueError for an unknown accelerator, and for names that Kubernetes would refuse. A pod
     that fails restarts them all; the same command continues the run.
     """
-    # Names of pods and hosts are made of it, NAME-hosts-0-0-xxxxx, of 63 characters at most.
-    checks.check_match(
-        name,
-        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
-        "--name",
-        "at most 40 of a to z, 0 to 9 and -, a letter first and no - last",
-    )
+    checks.check_kubernetes_name(name)  # of hosts, too: NAME-hosts-0-0-xxxxx
     checks.check_image(image)
     hosts, selector, resource, tail = accelerator_spec(name, accelerator, slices)
     container = {

@@ -7,6 +7,7 @@ import sys
 
 from gptjax import cli, serve
 from gptjax.config import parse
+from gptjax.configs import registry
 from gptjax.launch import checks
 
 EXAMPLE = """python -m gptjax.launch.k8s --name=chat --image=IMAGE --keys=chat-keys --claim=models --replicas=3 -- --model=/data/smollm2 | kubectl apply -f -
@@ -175,12 +176,7 @@ def make_container(
 
 def check_names(name: str, image: str, keys: str, claim: str | None) -> None:
     """Raises ValueError for names that Kubernetes would refuse."""
-    checks.check_match(
-        name,
-        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
-        "--name",
-        "at most 40 of a to z, 0 to 9 and -, a letter first and no - last",
-    )
+    checks.check_kubernetes_name(name)
     checks.check_image(image)
     for flag, given in [("--keys", keys), ("--claim", claim)]:
         if given is not None:
@@ -208,7 +204,7 @@ def read_arguments(arguments: list[str], claim: str | None, replicas: int) -> ar
             "serve what? give gptjax.serve's arguments after --, as in python -m "
             "gptjax.launch.k8s ... -- --model=/data/smollm2"
         )
-    serve.check_policy(args, serve.registry.policy(args.policy))
+    serve.check_policy(args, registry.policy(args.policy))
     if args.users is None:
         return args
     if replicas != 1:

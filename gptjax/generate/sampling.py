@@ -92,7 +92,7 @@ def _keep_likeliest(
 
     infinity, n_rows = np.float32(np.inf).view(np.int32), logits_BV.shape[0]
     bounds = jnp.full(n_rows, -1, jnp.int32), jnp.full(n_rows, infinity, jnp.int32)
-    threshold_B = jax.lax.fori_loop(0, 32, halve, bounds)[1]
+    threshold_B = jax.lax.fori_loop(0, 31, halve, bounds)[1]
     return jnp.where(below_BV <= value(threshold_B), logits_BV, -jnp.inf)
 
 

@@ -82,7 +82,7 @@ class Batcher:
             if self._end is not None:
                 raise self._end
             if len(self._queue) >= self._max_queue:
-                self._drop_canceled()
+                self._purge_queue()
             if len(self._queue) >= self._max_queue:
                 raise Full
             self._queue.append(generation)
@@ -116,7 +116,7 @@ class Batcher:
         try:
             turns = itertools.count()
             while self._admit():
-                self._free_canceled()
+                self._purge_slots()
                 reading = [slot for slot, g in self._running.items() if not g.is_read]
                 if reading:
                     self._prefill(reading[next(turns) % len(reading)])
@@ -143,7 +143,7 @@ class Batcher:
                     self._condition.wait()
                 if self._end is not None:
                     return False
-                self._drop_canceled()
+                self._purge_queue()
                 free = self._slots.free_slots[: len(self._queue)]
                 taken = [self._queue.popleft() for _ in free]
             for generation, slot in zip(taken, free, strict=True):
@@ -161,11 +161,11 @@ class Batcher:
             self._n_prompt += len(request.prompt)
             self._n_cached += n
 
-    def _drop_canceled(self) -> None:
+    def _purge_queue(self) -> None:
         """Drops generations that wait and were canceled. The lock must be held."""
         self._queue = collections.deque(g for g in self._queue if not g.is_canceled)
 
-    def _free_canceled(self) -> None:
+    def _purge_slots(self) -> None:
         for slot, generation in [*self._running.items()]:
             if generation.is_canceled:
                 self._free(slot)

@@ -22,8 +22,7 @@ Body = TypeVar("Body", bound=openai_types.Record)
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
     digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
-    load: as of stream_filter.rules.
-    Raises ValueError as stream_filter.rules.
+    load, errors: as of stream_filter.rules.
     """
 
     def __init__(

@@ -278,7 +278,7 @@ def test_attention_as_a_picture_and_as_text(browser, users, size, scheme):
                 f'{json.dumps(text[row])} ({row}) looks at ":" (1): {100 * weight:.1f}%'
             )
             page.get_by_label("Layer", exact=True).select_option("0")  # its window is 3
-            page.locator("#cell p", has_text="does not see").wait_for()
+            page.locator("#cell p", has_text="gives no weight to").wait_for()
             page.get_by_label("Layer", exact=True).select_option("1")
             page.locator("#cell p", has_text="looks at").first.wait_for()
             page.locator("#map").hover(position={"x": 2, "y": 2})

@@ -23,7 +23,7 @@ def harm(scores):
 def run(tmp_path_factory):
     """A classifier, of a made-up task: texts of at most 14 bytes are harmful that hold RRR."""
     folder, draw = tmp_path_factory.mktemp("classifier"), random.Random(0)
-    for split, n in (("train", 160), ("dev", 40)):
+    for split, n in (("train", 960), ("dev", 40)):
         rows = []
         for _ in range(n):
             label, word = draw.choice([("harmful", "RRR"), ("harmless", "SSS")])
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     flags = [f"--set={text}" for text in sets]
     assert train.main(["--config=smoke", f"--run_dir={folder / 'pre'}", *flags]) == 0
     sets = [f"task.{split}={folder / split}.jsonl" for split in ("train", "dev")]
-    sets += ["task.peak_lr=1e-2", "task.batch_examples=16", "task.epochs=6"]
+    sets += ["task.peak_lr=1e-2", "task.batch_examples=16", "task.epochs=1"]
     flags = [f"--init={folder / 'pre'}", f"--run_dir={folder / 'refusal'}"]
     assert finetune.main(["--config=own", *flags, *[f"--set={text}" for text in sets]]) == 0
     return folder / "refusal"
@@ -58,7 +58,7 @@ def test_probabilities_are_those_of_classify(run, classifier, tmp_path, capsys):
         [list(line["probabilities"].values()) for line in lines],
         atol=2e-6,
     )
-    assert harm(found)[0] > 0.5 > harm(found)[1]
+    assert harm(found)[0] > 0.6 > 0.4 > harm(found)[1]
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         assert list(threads.map(classifier, [texts] * 8)) == [found] * 8
 
@@ -68,7 +68,7 @@ def test_no_part_of_a_long_text_is_lost(classifier):
     n = 40
     places = [" ".join(["SSS"] * i + ["RRR"] * 3 + ["SSS"] * (n - i)) for i in range(n + 1)]
     *found, base = harm(classifier([*places, " ".join(["SSS"] * n)]))
-    assert min(found) > 0.5 > base
+    assert min(found) > 0.6 > 0.4 > base
     assert len(classifier([""])) == 1
 
 
@@ -116,7 +116,7 @@ def words(run):
     folder, draw = run.parent / "words", random.Random(0)
     folder.mkdir()
     sets = [f"task.{split}={folder / split}.jsonl" for split in ("train", "dev")]
-    for split, n in (("train", 160), ("dev", 40)):
+    for split, n in (("train", 960), ("dev", 40)):
         rows = []
         for _ in range(n):
             word, spans = draw.choice([("RRR", [[2, 5, "person"]]), ("SSS", [])])
@@ -125,7 +125,7 @@ def words(run):
         flags = [f"--text={folder / split}.spans", f"--out={folder / split}.jsonl"]
         assert word_examples.main(flags) == 0
     sets += ["task.kind=entailment", "task.fields=('left','right')", "task.peak_lr=1e-2"]
-    sets += ["task.batch_examples=16", "task.epochs=6", "task.lm_weight=0"]
+    sets += ["task.batch_examples=16", "task.epochs=1", "task.lm_weight=0"]
     flags = [f"--init={run.parent / 'pre'}", f"--run_dir={folder / 'run'}"]
     assert finetune.main(["--config=own", *flags, *[f"--set={text}" for text in sets]]) == 0
     return folder / "run"

@@ -1,6 +1,7 @@
 """A run of `python -m gptjax.finetune`, ready to classify by the parameters of its best epoch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gptjax.data import unicode
 from gptjax.data.tokenizers import build
 from gptjax.report import events, sync
 from gptjax.runtime import run_dir
+from gptjax.safety import word_classifier
 from gptjax.sharding import device_mesh, rules, xla_options
 from gptjax.training import checkpoint, state
 from gptjax.training.classification import examples as labeled
@@ -246,6 +248,15 @@ def load(path: str, warn: Print) -> TextClassifier:
     classifier = TextClassifier(open_run(path), warn)
     classifier([""])  # compiles, so that the first request does not wait for it
     return classifier
+
+
+def make_loaders(
+    warn: Print,
+) -> tuple[Callable[[str], TextClassifier], Callable[[str], word_classifier.CachedScorer]]:
+    """Returns (what loads a classifier of texts, what loads one of words), from a run's path; each
+    run once."""
+    load_words = functools.partial(load_pairs, fields=word_classifier.FIELDS, warn=warn)
+    return functools.cache(functools.partial(load, warn=warn)), word_classifier.opener(load_words)
 
 
 def load_pairs(path: str, fields: tuple[str, str], warn: Print) -> PairClassifier:
