@@ -20,7 +20,7 @@ train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
