@@ -29,6 +29,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 import jax
+import psutil
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -37,6 +38,7 @@ jax.config.update(
 )  # as sharding.xla_options.configure_runtime does, and for its reason
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+MAX_MEMORY_BYTES = 3 * 2**30  # of a worker, before what is compiled is dropped
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
 
@@ -58,6 +60,14 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drop what is compiled, 8 GB at the end, before a file that has little use for it."""
+    if nextitem is not None and nextitem.path != item.path:
+        if psutil.Process().memory_info().rss > MAX_MEMORY_BYTES:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture
