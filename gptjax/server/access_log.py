@@ -21,14 +21,15 @@ CLIENT_GONE = 499  # nginx's status for a client that closed the connection befo
 @dataclasses.dataclass
 class RequestRecord:
     """What becomes known of a request while it is answered. start: time.monotonic(). route: of the
-    table of routes. status: of HTTP. user: of the chat page. prompts: to be logged. id: OpenAI's
-    x-request-id."""
+    table of routes. status: of HTTP. user: of the chat page. body_bytes: that were read. prompts: to
+    be logged. id: OpenAI's x-request-id."""
 
     start: float
     route: str = "other"
     status: int = CLIENT_GONE
     key: ApiKey | None = None
     user: str | None = None
+    body_bytes: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
     first_token_s: float | None = None
@@ -44,16 +45,17 @@ class RequestRecord:
 
 @dataclasses.dataclass
 class Load:
-    """What a server is at. n_active: requests that are being answered. is_draining: no new ones are
-    taken."""
+    """What a server is at. n_active: requests that are being answered. body_bytes: of their bodies.
+    is_draining: no new ones are taken."""
 
     n_active: int = 0
+    body_bytes: int = 0
     is_draining: bool = False
 
 
 class AccessLog:
     """ASGI middleware: counts and logs every request, and keeps a RequestRecord of it in
-    request.state.record. write: takes a line."""
+    request.state.record and the Load in request.state.load. write: takes a line."""
 
     def __init__(self, app: ASGIApp, *, write: Callable[[str], None], metrics: Metrics, load: Load):
         self._app, self._write, self._metrics, self._load = app, write, metrics, load
@@ -62,7 +64,7 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         record = RequestRecord(time.monotonic())
-        scope.setdefault("state", {})["record"] = record
+        scope.setdefault("state", {}).update(record=record, load=self._load)
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -82,6 +84,7 @@ class AccessLog:
             raise
         finally:
             self._load.n_active -= 1
+            self._load.body_bytes -= record.body_bytes
             seconds = time.monotonic() - record.start
             self._metrics.requests.labels(record.route, str(record.status)).inc()
             self._metrics.request_seconds.labels(record.route).observe(seconds)

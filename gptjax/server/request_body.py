@@ -9,9 +9,10 @@ from starlette.requests import Request
 
 from gptjax.config import parse
 from gptjax.data import unicode
-from gptjax.server.openai_errors import ApiError, invalid, param_name
+from gptjax.server.openai_errors import ApiError, invalid, param_name, unavailable
 
 MAX_BODY_BYTES = 8 << 20
+MAX_BYTES = 256 << 20  # of the bodies of all requests that are being answered
 MAX_BODY_S = 60.0  # seconds in which a body must have come
 MAX_DEPTH = 64  # objects and lists within each other
 
@@ -20,7 +21,7 @@ async def read(
     request: Request, allowed: str = "application/json", max_bytes: int = MAX_BODY_BYTES
 ) -> bytes:
     """Returns the body. Raises ApiError, before it is read to its end, for one of another type than
-    `allowed` (415), that is too long (413) or does not come (408)."""
+    `allowed` (415), that is too long (413), does not come (408) or is one too many (503)."""
     kind = _header(request, "content-type").partition(";")[0].strip().lower()
     if kind != allowed:
         # A page of any site may post forms and plain text here: a browser asks first for others.
@@ -35,13 +36,21 @@ async def read(
     length = _header(request, "content-length")
     if length.isdigit() and int(length[:20]) > max_bytes:
         raise _too_long(max_bytes)
-    body = bytearray()
+    body, record, load = bytearray(), request.state.record, request.state.load
     try:
         async with asyncio.timeout(MAX_BODY_S):
             async for chunk in request.stream():
                 body += chunk
+                record.body_bytes += len(chunk)
+                load.body_bytes += len(chunk)
                 if len(body) > max_bytes:
                     raise _too_long(max_bytes)
+                if load.body_bytes > MAX_BYTES:
+                    raise unavailable(
+                        "this server is sent more than it can hold: try again later",
+                        "overloaded",
+                        1,
+                    )
     except TimeoutError:
         raise ApiError(
             408, f"the body had not come after {MAX_BODY_S:g} seconds: send it again", "body"

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from gptjax.server import access_log, api_keys, app
+from gptjax.server import access_log, api_keys, app, request_body
 from tests.fake_generator import FakeGenerator, make_client
 
 BODY = {"model": "tiny", "prompt": "secret", "seed": 7}
@@ -148,6 +148,17 @@ def test_a_server_that_is_full():
     response = make_client(load=load).post("/v1/completions", json=BODY)
     assert error_of(response, 503)["code"] == "overloaded"
     assert load.n_active == app.MAX_ACTIVE
+
+
+def test_bodies_are_held_up_to_a_limit_in_all():
+    """And let go of with their requests, also of those that were refused."""
+    load = access_log.Load(body_bytes=request_body.MAX_BYTES - 200)
+    client = make_client(load=load)
+    for _ in range(3):
+        assert client.post("/v1/completions", json=BODY).status_code == 200
+        long = client.post("/v1/completions", json=BODY | {"prompt": "a" * 300})
+        assert error_of(long, 503)["code"] == "overloaded" and long.headers["retry-after"] == "1"
+        assert load.body_bytes == request_body.MAX_BYTES - 200
 
 
 def test_a_request_that_takes_too_long():
