@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     sample.add_model_flags(parser, is_required=False)
     parser.add_argument(
         "--host",
+        metavar="ADDRESS",
         type=parse.line_argument,
         default="127.0.0.1",
         help="the address to listen on (default: 127.0.0.1, this machine alone)",
@@ -209,9 +210,10 @@ def open_classifiers(
 ) -> tuple[Any, Any]:
     """Returns (the filters, the moderation): see open_filters and open_moderation. A run that both
     use is read once. warn: prints a line."""
+    from gptjax.server import work
     from gptjax.training.classification import text_classifier
 
-    load, load_words = text_classifier.make_loaders(warn)
+    load, load_words = text_classifier.make_loaders(warn, work.check_canceled)
     filters = open_filters(policy, write, load, load_words)
     return filters, open_moderation(moderation_model, load)
 
@@ -325,7 +327,7 @@ def add_user(file: Path | None, name: str) -> None:
 
 def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
     """Returns the server.served_model.ServedModel of a weights.open_model.LoadedModel."""
-    from gptjax.server import attention_maps, embeddings, served_model
+    from gptjax.server import attention_maps, embeddings, grammar, served_model
 
     try:
         template = loaded.chat_template
@@ -344,6 +346,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         created=int(time.time()),
         embed=embeddings.make_embed(loaded.inference_model) if is_alone else None,
         attention=attention_maps.make_maps(loaded.inference_model) if is_alone else None,
+        token_bytes=grammar.find_token_bytes(loaded.tokenizer),
+        longest_token=grammar.longest_token(loaded.tokenizer),
     )
 
 

@@ -14,7 +14,7 @@ from starlette import testclient
 from gptjax.data.tokenizers import build
 from gptjax.generate import streaming
 from gptjax.server import access_log, app, http_server, served_model
-from gptjax.server.generation import Full, GenerationRequest, Piece, Stats, TokenScore
+from gptjax.server.generation import Full, GenerationRequest, GrammarError, Piece, Stats, TokenScore
 
 TOKENIZER = build.ByteTokenizer()
 END = 256
@@ -45,6 +45,7 @@ class FakeGenerator:
         error: Exception | None = None,
     ):
         self.script, self.n_ctx, self.max_live, self.gate = script, n_ctx, max_live, gate
+        self.max_generations = 1000
         self.error = error
         self.requests: list[GenerationRequest] = []
         self.live: set[Running] = set()
@@ -57,7 +58,7 @@ class FakeGenerator:
             try:
                 re.compile(request.grammar.source)
             except re.error as error:
-                raise ValueError(f"no regular expression: {error}") from None
+                raise GrammarError("regex", f"no regular expression: {error}") from None
         self.requests.append(request)
         running = Running(self, request, on_piece, on_error)
         self.live.add(running)

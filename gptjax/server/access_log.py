@@ -21,8 +21,8 @@ CLIENT_GONE = 499  # nginx's status for a client that closed the connection befo
 @dataclasses.dataclass
 class RequestRecord:
     """What becomes known of a request while it is answered. start: time.monotonic(). route: of the
-    table of routes. status: of HTTP. user: of the chat page. body_bytes: that were read. prompts: to
-    be logged. id: OpenAI's x-request-id."""
+    table of routes. status: of HTTP. user: of the chat page. body_bytes: read of its body. prompts:
+    to be logged. id: OpenAI's x-request-id."""
 
     start: float
     route: str = "other"

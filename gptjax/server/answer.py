@@ -9,10 +9,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gptjax.server import openai_types
+from gptjax.server import openai_types, work
 from gptjax.server.generation import GenerationRequest, Piece
 from gptjax.server.generation_stream import GenerationStream
-from gptjax.server.openai_errors import ApiError, server_error
+from gptjax.server.openai_errors import ApiError, server_error, shutting_down
 
 SEND_S = 5.0  # seconds that the last of a stream may take to be sent
 DONE = b"data: [DONE]\n\n"
@@ -64,11 +64,11 @@ def json_response(value: Any) -> Response:
     return Response(json.dumps(value), media_type="application/json")
 
 
-async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Returns what `work` does; if the client goes away first it is canceled, and ClientDisconnect
-    raised. The body must have been read."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_wait_for_disconnect(request))
+async def until_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
+    """Returns what an awaitable does; if the client goes away first it is canceled, and
+    ClientDisconnect raised. The body must have been read."""
+    task = asyncio.ensure_future(awaitable)
+    watcher = asyncio.ensure_future(work.wait_for_disconnect(request))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -77,11 +77,6 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     finally:
         watcher.cancel()
         task.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _collect(form: Format, stream: GenerationStream) -> dict[str, Any]:
@@ -127,6 +122,9 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
             pass  # the client does not read; the connection is closed, the answer being incomplete
+        except asyncio.CancelledError:  # the server ends, and has waited for as long as it may
+            last = event(shutting_down().body())
+            await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             self._stream.cancel()
 

@@ -8,11 +8,11 @@ import asyncio
 import dataclasses
 import functools
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
-import anyio.to_thread
 import pydantic
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ from gptjax.server import (
     openai_types,
     policy_filter,
     request_body,
+    work,
 )
 from gptjax.server.access_log import CLIENT_GONE, AccessLog, Load, RequestRecord
 from gptjax.server.chat_completions import ChatFormat
@@ -72,6 +73,10 @@ class Routes:
         self._model, self._options, self.load = model, options, load
         self.metrics = metrics.Metrics(model.generator)
         self._computing, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(READERS)
+        if options.policy is not None and options.policy.is_slow:
+            self._filtering = anyio.CapacityLimiter(1)
+        else:
+            self._filtering = self._reading
 
     def table(self) -> list[Route]:
         """The routes."""
@@ -116,7 +121,7 @@ class Routes:
 
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("host") or ""
-        name = re.sub(r":\d*$", "", host).strip("[]")
+        name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".").lower()
         if self._options.local_only and not api_keys.is_loopback(name):
             raise ApiError(
                 403,
@@ -209,7 +214,7 @@ class Routes:
             return body, form, filters
 
         content = await request_body.read(request)
-        body, form, filters = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        body, form, filters = await self._run(request, self._filtering, read, content)
         self._count(record, form.n_prompt, form.prompt_texts)
         stream = GenerationStream(
             self._model.generator,
@@ -237,11 +242,11 @@ class Routes:
             return body, embeddings.read_request(self._model, body)
 
         content = await request_body.read(request)
-        body, texts = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        body, texts = await self._run(request, self._filtering, read, content)
         n_tokens = sum(map(len, texts))
         decode = self._model.tokenizer.decode
         self._count(request.state.record, n_tokens, lambda: [decode(ids) for ids in texts])
-        vectors = await self._compute(request, embed, texts)
+        vectors = await self._run(request, self._computing, embed, texts)
         return answer.json_response(
             embeddings.format_response(self._model, body, n_tokens, vectors)
         )
@@ -262,19 +267,17 @@ class Routes:
             )
 
         content = await request_body.read(request)
-        texts, n_tokens = await anyio.to_thread.run_sync(read, content, limiter=self._reading)
+        texts, n_tokens = await self._run(request, self._reading, read, content)
         self._count(request.state.record, n_tokens)
-        scores = await self._compute(request, model.scorer, texts)
+        scores = await self._run(request, self._computing, model.scorer, texts)
         return answer.json_response(moderations.format_response(model, scores))
 
-    async def _compute(self, request: Request, function: Callable[[Any], T], texts: Any) -> T:
-        """Calls a function that computes, in a thread, one at a time."""
-        try:
-            async with asyncio.timeout(self._options.time_limit_s):
-                work = anyio.to_thread.run_sync(function, texts, limiter=self._computing)
-                return await answer.until_disconnect(request, work)
-        except TimeoutError:
-            raise openai_errors.timed_out(self._options.time_limit_s) from None
+    async def _run(
+        self, request: Request, limiter: anyio.CapacityLimiter, function: Callable[[Any], T], x: Any
+    ) -> T:
+        """See work.run: for what is left of the time limit."""
+        left_s = self._options.time_limit_s - (time.monotonic() - request.state.record.start)
+        return await work.run(request, limiter, left_s, function, x)
 
     def _parse(self, kind: type[Record], content: bytes) -> Record:
         body = self._validate(kind, content)

@@ -19,6 +19,7 @@ from gptjax.server.generation import (
     FinishReason,
     Full,
     GenerationRequest,
+    GrammarError,
     Piece,
     Stats,
     TokenScore,
@@ -58,7 +59,7 @@ class Batcher:
         self._slots = slots.Slots(lm, n_slots, self.n_ctx, chunk)
         self._slots.compile()
         self._grammars = grammar.GrammarCompiler(tokenizer, self._slots.n_vocab)
-        self._max_queue = max_queue
+        self.max_generations = n_slots + max_queue
         self._condition = threading.Condition()  # of what follows
         self._queue: collections.deque[_Generation] = collections.deque()
         self._end: Exception | None = None  # why nothing is run any more
@@ -81,9 +82,9 @@ class Batcher:
         with self._condition:
             if self._end is not None:
                 raise self._end
-            if len(self._queue) >= self._max_queue:
+            if self._n_running + len(self._queue) >= self.max_generations:
                 self._purge_queue()
-            if len(self._queue) >= self._max_queue:
+            if self._n_running + len(self._queue) >= self.max_generations:
                 raise Full
             self._queue.append(generation)
             self._condition.notify()
@@ -146,6 +147,7 @@ class Batcher:
                 self._purge_queue()
                 free = self._slots.free_slots[: len(self._queue)]
                 taken = [self._queue.popleft() for _ in free]
+                self._n_running += len(taken)
             for generation, slot in zip(taken, free, strict=True):
                 self._insert(slot, generation)
             if self._running:
@@ -157,7 +159,6 @@ class Batcher:
         n = self._slots.insert(slot, request.prompt, request.sampling, share)
         self._running[slot] = generation
         with self._condition:
-            self._n_running = len(self._running)
             self._n_prompt += len(request.prompt)
             self._n_cached += n
 
@@ -206,7 +207,7 @@ class Batcher:
             if generation.matcher is not None:
                 try:
                     masks[slot] = generation.matcher.mask()
-                except ValueError as error:
+                except GrammarError as error:
                     generation.fail(error)
                     self._free(slot)
         return masks
@@ -299,7 +300,8 @@ class _Generation:
                     token, float(scores.token_B[row]), scores.ids_BK[row], scores.logprobs_BK[row]
                 )
             )
-        if token in self.request.end_ids:
+        ends = self.request.end_ids if self.matcher is None else self.matcher.end_ids
+        if token in ends:
             self._end("stop", 0)
             return True
         self.n_tokens += 1

@@ -19,7 +19,8 @@ class ChatFormat:
     kind, event_kind = "chat.completion", "chat.completion.chunk"
 
     def __init__(self, model: ServedModel, body: openai_types.ChatRequest):
-        self._tokenizer, self._body = model.tokenizer, body
+        self._tokenizer, self._token_bytes, self._body = model.tokenizer, model.token_bytes, body
+        served_model.check_choices(model, body.n, "n")
         self._ids, end_ids = _encode(model, body)
         self.n_prompt = len(self._ids)
         max_tokens = _max_tokens(body)
@@ -90,18 +91,19 @@ class ChatFormat:
 
     def _score(self, score: TokenScore) -> dict[str, Any]:
         tops = [
-            _entry(self._tokenizer.decode([token]), logprob)
+            self._entry(token, self._tokenizer.decode([token]), logprob)
             for token, logprob in score.alternatives
         ]
         assert score.logprob is not None  # only the first token of a prompt has none
-        return _entry(score.text, score.logprob) | {"top_logprobs": tops}
+        return self._entry(score.token, score.text, score.logprob) | {"top_logprobs": tops}
 
-
-def _entry(text: str, logprob: float) -> dict[str, Any]:
-    """bytes: None for a token that is part of a character, whose own bytes its text does not
-    show."""
-    is_whole = "\ufffd" not in text
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_whole else None}
+    def _entry(self, token: int, text: str, logprob: float) -> dict[str, Any]:
+        """bytes: of a token that is part of a character those that its text does not show; None
+        where they are not known."""
+        of_text: bytes | None = text.encode()
+        if "\ufffd" in text:
+            of_text = None if self._token_bytes is None else self._token_bytes[token]
+        return {"token": text, "logprob": logprob, "bytes": list(of_text) if of_text else None}
 
 
 def _encode(
@@ -116,6 +118,9 @@ def _encode(
             "/v1/completions",
             "model",
         )
+    for number, message in enumerate(body.messages):
+        for part in message.content:
+            served_model.check_size(model, part.text, f"messages[{number}]")
     messages = [
         {
             "role": "system" if message.role == "developer" else message.role,

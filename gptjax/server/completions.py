@@ -23,7 +23,7 @@ class CompletionFormat:
     def __init__(self, model: ServedModel, body: openai_types.CompletionRequest):
         self._tokenizer, self._body = model.tokenizer, body
         prompts = served_model.encode_prompts(model, body.prompt, "prompt")
-        served_model.check_number(len(prompts) * body.n, "prompt")
+        served_model.check_choices(model, len(prompts) * body.n, "prompt" if body.n == 1 else "n")
         for prompt in prompts:
             served_model.check_length(model, len(prompt.ids), body.max_tokens, "prompt")
         self._prompts = [prompt for prompt in prompts for _ in range(body.n)]
@@ -76,7 +76,8 @@ class CompletionFormat:
         if self._body.echo and number not in self._begun:
             text = self._echo(self._prompts[number]) + text
         self._begun.add(number)
-        logprobs = None if self._body.logprobs is None else self._logprobs(number, piece.scores)
+        scores = piece.scores if self._body.echo or self._body.max_tokens else ()
+        logprobs = None if self._body.logprobs is None else self._logprobs(number, scores)
         reason = piece.finish_reason
         return {"text": text, "index": number, "logprobs": logprobs, "finish_reason": reason}
 

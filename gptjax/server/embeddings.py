@@ -14,7 +14,7 @@ import numpy as np
 
 from gptjax.generate import decode
 from gptjax.model import activations, inference
-from gptjax.server import openai_types, served_model
+from gptjax.server import openai_types, served_model, work
 from gptjax.server.served_model import Embed, ServedModel
 
 MAX_TEXTS = 2048  # of a request, as OpenAI's
@@ -28,11 +28,13 @@ def make_embed(lm: inference.InferenceModel) -> Embed:
     def embed(texts: Any) -> np.ndarray:
         rows = []
         for ids in texts:
+            work.check_canceled()
             length = decode.bucket_length(len(ids), n_ctx)
             tokens_BT = np.zeros((1, length), np.int32)
             tokens_BT[0, : len(ids)] = ids
-            rows.append(_mean_state(lm, jnp.asarray(tokens_BT), jnp.int32(len(ids))))
-        return np.stack(jax.device_get(rows))
+            row = _mean_state(lm, jnp.asarray(tokens_BT), jnp.int32(len(ids)))
+            rows.append(jax.device_get(row))  # waits, so that what is not wanted is not begun
+        return np.stack(rows)
 
     return embed
 

@@ -95,6 +95,15 @@ class Full(Exception):
     """The queue has no room for another generation."""
 
 
+class GrammarError(ValueError):
+    """A grammar that is none, that nothing matches, or that takes too long, in one line. kind: the
+    grammar's."""
+
+    def __init__(self, kind: Literal["json_schema", "regex"], message: str):
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
 class Generator(Protocol):
     """Runs generations; `batcher.Batcher`, or another in tests.
 
@@ -103,6 +112,7 @@ class Generator(Protocol):
     """
 
     n_ctx: int
+    max_generations: int  # that run or wait
 
     def submit(
         self,
@@ -111,7 +121,7 @@ class Generator(Protocol):
         on_error: Callable[[Exception], None],
     ) -> "Handle":
         """Puts a generation into the queue. Raises Full if that has no room, ValueError for a
-        request that cannot be run, such as a prompt longer than n_ctx, or a grammar that is none.
+        request that cannot be run, such as a prompt longer than n_ctx, and of these GrammarError.
         """
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from starlette import concurrency
 
 from gptjax.server.access_log import RequestRecord
-from gptjax.server.generation import Full, GenerationRequest, Generator, Handle, Piece
+from gptjax.server.generation import Full, GenerationRequest, Generator, GrammarError, Handle, Piece
 from gptjax.server.metrics import Metrics
 from gptjax.server.openai_errors import invalid, timed_out, unavailable
 from gptjax.server.policy_filter import AnswerFilter
@@ -56,9 +56,10 @@ class GenerationStream:
             raise unavailable(
                 "the queue of this server is full: try again later", "overloaded", 1
             ) from None
+        except GrammarError as error:
+            raise invalid(str(error), PARAMS[error.kind]) from None
         except ValueError as error:
-            grammar = self._requests[0].grammar
-            raise invalid(str(error), grammar and PARAMS[grammar.kind]) from None
+            raise invalid(str(error)) from None
 
     def _submit(self) -> None:
         for number, request in enumerate(self._requests):
@@ -94,6 +95,8 @@ class GenerationStream:
                     number, item = await self._pieces.get()
             except TimeoutError:
                 raise timed_out(self._limit_s) from None
+            if isinstance(item, GrammarError):
+                raise invalid(str(item), PARAMS[item.kind])
             if isinstance(item, Exception):
                 raise item
             if number not in running:

@@ -3,7 +3,8 @@ expression. llguidance (github.com/guidance-ai/llguidance) finds them, given the
 """
 
 import functools
-from typing import Any
+import json
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gptjax.data.tokenizers import (
     json_tokenizer,
     sentencepiece_tokenizer,
 )
-from gptjax.server.generation import Grammar
+from gptjax.server.generation import Grammar, GrammarError
 
 MAX_CHARS = 100_000  # of a grammar's source
 
@@ -27,15 +28,15 @@ class GrammarCompiler:
         self._tokenizer, self._n_vocab = tokenizer, n_vocab
 
     def compile(self, grammar: Grammar, end_ids: frozenset[int]) -> "Matcher":
-        """Returns a matcher at the beginning of a text. end_ids: tokens that may end it. Raises a
-        one-line ValueError for a grammar that is none, or too large, and for a tokenizer whose
-        tokens are no pieces of text."""
+        """Returns a matcher at the beginning of a text. end_ids: tokens that may end it. Raises
+        GrammarError, also for a grammar that is too large or that nothing matches, and ValueError
+        for a tokenizer whose tokens are no pieces of text."""
         import llguidance
 
         if len(grammar.source) > MAX_CHARS:
-            raise ValueError(
-                f"a {grammar.kind} of {len(grammar.source):,} characters: give at most "
-                f"{MAX_CHARS:,}"
+            raise GrammarError(
+                grammar.kind,
+                f"it has {len(grammar.source):,} characters: give at most {MAX_CHARS:,}",
             )
         try:
             source = (
@@ -44,14 +45,17 @@ class GrammarCompiler:
                 else llguidance.LLMatcher.grammar_from_regex(grammar.source)
             )
         except ValueError as error:
-            raise ValueError(f"{grammar.kind}: {_one_line(str(error))}") from None
-        matcher = llguidance.LLMatcher(self._llguidance_tokenizer(end_ids), source)
-        if matcher.is_error():
-            raise ValueError(f"{grammar.kind}: {_one_line(matcher.get_error())}")
-        return Matcher(matcher, self._n_vocab)
+            raise GrammarError(grammar.kind, _one_line(str(error))) from None
+        tokenizer, ends = self._llguidance_tokenizer(end_ids)
+        matcher = Matcher(
+            llguidance.LLMatcher(tokenizer, source), self._n_vocab, ends, grammar.kind
+        )
+        matcher.mask()
+        return matcher
 
     @functools.lru_cache(4)  # noqa: B019  one compiler a server
-    def _llguidance_tokenizer(self, end_ids: frozenset[int]) -> Any:
+    def _llguidance_tokenizer(self, end_ids: frozenset[int]) -> tuple[Any, frozenset[int]]:
+        """Returns (the tokenizer, the tokens that end a text)."""
         import llguidance
 
         pieces, encode = token_bytes(self._tokenizer), self._tokenizer.encode
@@ -71,21 +75,28 @@ class GrammarCompiler:
                 return encode(text)  # of what a grammar leaves no choice for
 
         wrapper = llguidance.TokenizerWrapper(Tokens())
-        return llguidance.LLTokenizer(wrapper, eos_token=ends, slices=[])
+        return llguidance.LLTokenizer(wrapper, eos_token=ends, slices=[]), frozenset(ends)
 
 
 class Matcher:
-    """A text that grows, and its grammar."""
+    """A text that grows, and its grammar. end_ids: tokens that end it, and are none of it."""
 
-    def __init__(self, matcher: Any, n_vocab: int):
-        self._matcher, self._n_vocab = matcher, n_vocab
+    def __init__(
+        self,
+        matcher: Any,
+        n_vocab: int,
+        end_ids: frozenset[int],
+        kind: Literal["json_schema", "regex"],
+    ):
+        self._matcher, self._n_vocab, self._kind = matcher, n_vocab, kind
+        self.end_ids = end_ids
 
     def mask(self) -> np.ndarray:
         """Returns bool (V,): the tokens that may come next; none if the text is whole and there is
-        no token to end it. Raises ValueError if the grammar takes too long."""
-        if self._matcher.is_error():
-            raise ValueError(f"the grammar: {_one_line(self._matcher.get_error())}")
+        no token to end it. Raises GrammarError if it takes too long or nothing matches."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise GrammarError(self._kind, _one_line(self._matcher.get_error()))
         allowed_V = np.unpackbits(bits, bitorder="little")[: self._n_vocab].astype(bool)
         return np.pad(allowed_V, (0, self._n_vocab - len(allowed_V)))
 
@@ -121,6 +132,28 @@ def token_bytes(tokenizer: build.Tokenizer) -> list[bytes]:
             return [_piece_bytes(processor, i) for i in range(tokenizer.n_vocab)]
         case _:
             raise ValueError("this model's tokenizer is not made for grammars: leave it out")
+
+
+def find_token_bytes(tokenizer: build.Tokenizer) -> list[bytes] | None:
+    """Returns the bytes of each token, or None for a tokenizer that `token_bytes` refuses."""
+    try:
+        return token_bytes(tokenizer)
+    except ValueError:
+        return None
+
+
+def longest_token(tokenizer: build.Tokenizer) -> int | None:
+    """Returns the most bytes of a text that become one token; None for a tokenizer that changes a
+    text first, which may make it shorter."""
+    match tokenizer:
+        case chat_tokens.ChatTokens(base=base):
+            return longest_token(base)
+        case build.ByteTokenizer() | byte_level_bpe.ByteLevelTokenizer():
+            return max(map(len, token_bytes(tokenizer)))
+        case json_tokenizer.JsonTokenizer(content=content):
+            if json.loads(content)["normalizer"] is None:
+                return max(map(len, token_bytes(tokenizer)))
+    return None
 
 
 def _piece_bytes(processor: Any, i: int) -> bytes:

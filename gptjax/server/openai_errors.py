@@ -107,7 +107,7 @@ def from_validation(error: pydantic.ValidationError) -> ApiError:
             )
         case "not_supported":
             return invalid(
-                f"{param} is {parse.quote(first['input'])}, which this server does not support: "
+                f"{param} is {_quote(first['input'])}, which this server does not support: "
                 "leave it out",
                 param,
                 "unsupported_parameter",
@@ -120,7 +120,15 @@ def from_validation(error: pydantic.ValidationError) -> ApiError:
             allowed = "at least one"
         case _:
             allowed = first["msg"]
-    return invalid(f"{param} is {parse.quote(first['input'])}: give {allowed}", param)
+    return invalid(f"{param} is {_quote(first['input'])}: give {allowed}", param)
+
+
+def _quote(value: Any) -> str:
+    """A value as JSON writes it, in one line of at most 60 characters."""
+    if not isinstance(value, bool | list | dict | None):
+        return parse.quote(value)
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def param_name(location: tuple[int | str, ...]) -> str:

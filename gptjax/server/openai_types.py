@@ -189,9 +189,9 @@ class SamplingRequest(Record):
     min_p: Annotated[float, number_range(0, 1)] = 0.0
     presence_penalty: Annotated[float, number_range(-2, 2)] = 0.0
     frequency_penalty: Annotated[float, number_range(-2, 2)] = 0.0
-    repetition_penalty: Annotated[float, number_range(0, 100, above=True)] = 1.0
+    repetition_penalty: Annotated[float, number_range(0.01, 100)] = 1.0
     logit_bias: LogitBias = Field(default_factory=dict)
-    seed: Annotated[int | None, int_range(-(2**63))] = None
+    seed: Annotated[int | None, int_range(-(2**63), 2**63 - 1)] = None
     ignore_eos: Flag = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -22,7 +22,7 @@ Body = TypeVar("Body", bound=openai_types.Record)
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
     digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
-    load, errors: as of stream_filter.rules.
+    load, errors: as of stream_filter.rules. is_slow: whether models read prompts.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class PolicyFilter:
         self._classifiers = classifiers
         self._input = stream_filter.rules(policy.input, load)
         self._output = stream_filter.rules(policy.output, load)
-        self._is_slow = any(isinstance(part, safety.WordClassifier) for part in policy.output)
+        self._is_slow = _has_models(policy.output)
+        self.is_slow = bool(classifiers) or _has_models(policy.input)
         self._hides = any(rule.action != "log" for rule in self._output)
         self._write, self._key = write, secrets.token_bytes(32)
 
@@ -183,6 +184,10 @@ def _check_completion(body: openai_types.CompletionRequest) -> None:
         raise _goes_past("echo", "leave it out")
     if not _is_text(body.prompt):
         raise _goes_past("prompt", "give a text instead of token ids")
+
+
+def _has_models(parts: Sequence[Any]) -> bool:
+    return any(isinstance(part, safety.WordClassifier) for part in parts)
 
 
 def _is_text(prompts: Any) -> bool:

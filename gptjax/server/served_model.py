@@ -22,8 +22,9 @@ Embed = Callable[[Sequence[Sequence[int]]], Any]
 class ServedModel:
     """name: which requests give as `model`. chat_template: None for a model that does not chat.
     digest: of parameters and tokenizer. embed: lists of ids -> float32 (B, D), one embedding each;
-    None if there are none. attention: its attention maps; None if there are none. created: Unix
-    time."""
+    None if there are none. attention: its attention maps; None if there are none. token_bytes: of
+    each token, b"" for control tokens; None where tokens are no pieces of text. longest_token: the
+    most bytes of a text that become one token; None if not known. created: Unix time."""
 
     name: str
     generator: Generator
@@ -33,6 +34,8 @@ class ServedModel:
     created: int
     embed: Embed | None = None
     attention: AttentionMaps | None = None
+    token_bytes: Sequence[bytes] | None = None
+    longest_token: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -63,6 +66,9 @@ def encode_prompts(model: ServedModel, given: Any, param: str) -> list[Prompt]:
     for ids that the model has not."""
     if isinstance(given, str) or isinstance(given[0], int):
         given = [given]
+    for x in given:
+        if isinstance(x, str):
+            check_size(model, x, param)
     return [
         _encode_text(model.tokenizer, x) if isinstance(x, str) else _check_ids(model, x, param)
         for x in given
@@ -70,9 +76,9 @@ def encode_prompts(model: ServedModel, given: Any, param: str) -> list[Prompt]:
 
 
 def _encode_text(tokenizer: build.Tokenizer, text: str) -> Prompt:
-    n_text = len(tokenizer.encode(text))
-    ids = tuple(build.encode_prompt(tokenizer, text))
-    return Prompt(ids, len(ids) - n_text)
+    ids = tokenizer.encode(text)
+    before = tokenizer.text_prefix if ids else build.encode_prompt(tokenizer, "")
+    return Prompt((*before, *ids), len(before))
 
 
 def _check_ids(model: ServedModel, ids: list[int], param: str) -> Prompt:
@@ -86,7 +92,12 @@ def _check_ids(model: ServedModel, ids: list[int], param: str) -> Prompt:
     return Prompt(tuple(ids))
 
 
-def check_number(n: int, param: str, limit: int = openai_types.MAX_CHOICES) -> None:
+def check_choices(model: ServedModel, n: int, param: str) -> None:
+    """Raises ApiError for a request of more answers than one may have, or the server can hold."""
+    check_number(n, param, min(openai_types.MAX_CHOICES, model.generator.max_generations))
+
+
+def check_number(n: int, param: str, limit: int) -> None:
     """Raises ApiError for a request of more answers than one may have."""
     if n > limit:
         raise invalid(
@@ -94,6 +105,15 @@ def check_number(n: int, param: str, limit: int = openai_types.MAX_CHOICES) -> N
             "request",
             param,
         )
+
+
+def check_size(model: ServedModel, text: str, param: str) -> None:
+    """Raises ApiError for a text that is longer than the context whatever its tokens are, so that
+    nobody waits for its tokens. White space, which templates and tokenizers leave out, counts as
+    nothing."""
+    if model.longest_token is not None:
+        n_bytes = sum(len(word.encode(errors="surrogatepass")) for word in text.split())
+        check_length(model, n_bytes // model.longest_token, 0, param)
 
 
 def check_length(model: ServedModel, n_prompt: int, max_tokens: int, param: str) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import json
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gptjax.server import answer, openai_errors, request_body
+from gptjax.server import answer, openai_errors, request_body, work
 from gptjax.server.chat_completions import ChatFormat
 from gptjax.server.chat_page import answers, attention, page, page_types, sessions, uploads
 from gptjax.server.chat_page.accounts import Accounts, User
@@ -217,8 +218,8 @@ class ChatRoutes:
         stream = None
         try:
             request_id = request.state.record.id
-            turn, form, filters = await anyio.to_thread.run_sync(
-                self._read_turn, user, conversation, content, request_id, limiter=self._reading
+            turn, form, filters = await self._run(
+                request, self._reading, self._read_turn, user, conversation, content, request_id
             )
             self._note(request, form)
             stream = GenerationStream(
@@ -273,19 +274,17 @@ class ChatRoutes:
         user, conversation = request.state.user, request.path_params["id"]
         content = await request_body.read(request)
         request_id = request.state.record.id
-        body, form, ids = await anyio.to_thread.run_sync(
-            self._read_attention, user, conversation, content, request_id, limiter=self._reading
+        body, form, ids = await self._run(
+            request, self._reading, self._read_attention, user, conversation, content, request_id
         )
         self._note(request, form)
-        try:
-            async with asyncio.timeout(self._time_limit_s):
-                work = anyio.to_thread.run_sync(
-                    attention.compute, self._model, ids, body, limiter=self._attending
-                )
-                found = await answer.until_disconnect(request, work)
-        except TimeoutError:
-            raise openai_errors.timed_out(self._time_limit_s) from None
+        found = await self._run(request, self._attending, attention.compute, self._model, ids, body)
         return answer.json_response(found)
+
+    async def _run(self, request: Request, limiter: Any, function: Callable[..., T], *args) -> T:
+        """See work.run: for what is left of the time limit."""
+        left_s = self._time_limit_s - (time.monotonic() - request.state.record.start)
+        return await work.run(request, limiter, left_s, function, *args)
 
     def _read_attention(
         self, user: User, conversation: str, content: bytes, request_id: str

@@ -24,6 +24,11 @@ from gptjax.training.classification import examples as labeled
 from gptjax.training.classification import metrics, model, transformations
 
 Print = Callable[[str], None]
+Check = Callable[[], None]  # called between batches; it may raise, to end the work
+
+
+def _go_on() -> None:
+    """The Check of work that nothing ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +156,13 @@ class TextClassifier:
     greatest of any window, so those of several labels may sum to more than 1.
     """
 
-    def __init__(self, run: ClassifierRun, warn: Print):
+    def __init__(self, run: ClassifierRun, warn: Print, check: Check = _go_on):
         if run.task.kind != "classification" or run.task.metric == "pearson":
             raise ValueError(
                 f"{run.directory} was fine-tuned on a task of kind {run.task.kind} and metric "
                 f"{run.task.metric}: give a run that labels single texts, as --config=own does"
             )
-        self._classifier = _on_one_device(run, warn)
+        self._classifier, self._check = _on_one_device(run, warn), check
         self.name, self.labels = run.directory.name, run.task.labels
 
     def tokenize(self, text: str) -> list[int]:
@@ -178,20 +183,22 @@ class TextClassifier:
         """(M, labels) of sequences of tokens."""
         examples = [labeled.Example((), (), None, "")] * len(sequences)
         rows = self._classifier.encode(examples, [((ids,), ()) for ids in sequences]).rows
-        return _probabilities(self._classifier, rows)
+        return _probabilities(self._classifier, rows, self._check)
 
 
 class PairClassifier:
     """Label -> probability of pairs of texts, on one device, in any thread. Raises ValueError for a
     run of other examples than those of pairs with columns of the names `fields`."""
 
-    def __init__(self, run: ClassifierRun, fields: tuple[str, str], warn: Print):
+    def __init__(
+        self, run: ClassifierRun, fields: tuple[str, str], warn: Print, check: Check = _go_on
+    ):
         if (run.task.kind, run.task.fields) != ("entailment", fields):
             raise ValueError(
                 f"{run.directory} was fine-tuned on a task of kind {run.task.kind} with the fields "
                 f"{run.task.fields}: give a run with task.kind=entailment and task.fields={fields}"
             )
-        self._classifier = _on_one_device(run, warn)
+        self._classifier, self._check = _on_one_device(run, warn), check
         self.labels, self.n_batch = run.task.labels, self._classifier.microbatch_rows
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
@@ -205,7 +212,8 @@ class PairClassifier:
         ]
         tokenizer = self._classifier.tokenizer
         parts = transformations.tokenize_examples(examples, tokenizer, lambda line: None)
-        p_BC = _probabilities(self._classifier, self._classifier.encode(examples, parts).rows)
+        rows = self._classifier.encode(examples, parts).rows
+        p_BC = _probabilities(self._classifier, rows, self._check)
         return [dict(zip(self.labels, map(float, p_C), strict=True)) for p_C in p_BC]
 
 
@@ -217,19 +225,19 @@ def _on_one_device(run: ClassifierRun, warn: Print) -> Classifier:
     return Classifier(dataclasses.replace(run, config=config), warn, jax.local_devices()[:1])
 
 
-def _probabilities(classifier: Classifier, rows: np.ndarray) -> np.ndarray:
+def _probabilities(classifier: Classifier, rows: np.ndarray, check: Check) -> np.ndarray:
     """(B, labels) of rows of EncodedExamples, by two programs: microbatches, and what is left one
     by one where most of a microbatch would be padding."""
     size = classifier.microbatch_rows
     n_left = len(rows) % size
     n_whole = len(rows) - n_left * (n_left <= size // 4)
-    y_BC = np.concatenate(
-        [
-            classifier.predict(part, n)
-            for part, n in ((rows[:n_whole], size), (rows[n_whole:], 1))
-            if len(part)
-        ]
-    )
+    parts = [(rows[i : i + size], size) for i in range(0, n_whole, size)]
+    parts += [(rows[i : i + 1], 1) for i in range(n_whole, len(rows))]
+    scores = []
+    for part, n in parts:
+        check()
+        scores.append(classifier.predict(part, n))
+    y_BC = np.concatenate(scores)
     metrics.check_finite(y_BC)
     return probabilities(y_BC)
 
@@ -243,26 +251,32 @@ def windows(ids: list[int], limit: int) -> Iterator[list[int]]:
     yield ids[last:]
 
 
-def load(path: str, warn: Print) -> TextClassifier:
+def load(path: str, warn: Print, check: Check = _go_on) -> TextClassifier:
     """Returns the classifier of a run. Raises ValueError, in one line, if it cannot be had."""
-    classifier = TextClassifier(open_run(path), warn)
+    classifier = TextClassifier(open_run(path), warn, check)
     classifier([""])  # compiles, so that the first request does not wait for it
     return classifier
 
 
 def make_loaders(
-    warn: Print,
+    warn: Print, check: Check = _go_on
 ) -> tuple[Callable[[str], TextClassifier], Callable[[str], word_classifier.CachedScorer]]:
     """Returns (what loads a classifier of texts, what loads one of words), from a run's path; each
     run once."""
-    load_words = functools.partial(load_pairs, fields=word_classifier.FIELDS, warn=warn)
-    return functools.cache(functools.partial(load, warn=warn)), word_classifier.opener(load_words)
+    load_words = functools.partial(
+        load_pairs, fields=word_classifier.FIELDS, warn=warn, check=check
+    )
+    return functools.cache(functools.partial(load, warn=warn, check=check)), word_classifier.opener(
+        load_words
+    )
 
 
-def load_pairs(path: str, fields: tuple[str, str], warn: Print) -> PairClassifier:
+def load_pairs(
+    path: str, fields: tuple[str, str], warn: Print, check: Check = _go_on
+) -> PairClassifier:
     """Returns the classifier of a run on pairs of texts. Raises ValueError, in one line, if it
     cannot be had."""
-    classifier = PairClassifier(open_run(path), fields, warn)
+    classifier = PairClassifier(open_run(path), fields, warn, check)
     for n in (1, classifier.n_batch):  # compiles both programs
         classifier([("a", "a")] * n)
     return classifier
