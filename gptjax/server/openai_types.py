@@ -191,7 +191,13 @@ class SamplingRequest(Record):
     frequency_penalty: Annotated[float, number_range(-2, 2)] = 0.0
     repetition_penalty: Annotated[float, number_range(0.01, 100)] = 1.0
     logit_bias: LogitBias = Field(default_factory=dict)
-    seed: Annotated[int | None, int_range(-(2**63), 2**63 - 1)] = None
+    seed: Annotated[
+        int | None,
+        validator(
+            f"a whole number from {-(2**63):,} to {2**63 - 1:,}",
+            lambda seed: _require(seed, -(2**63) <= seed < 2**63),
+        ),
+    ] = None
     ignore_eos: Flag = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -72,6 +72,24 @@ def test_no_part_of_a_long_text_is_lost(classifier):
     assert len(classifier([""])) == 1
 
 
+def test_work_that_is_not_wanted_any_more_ends_between_batches(run, classifier):
+    n_left = 1
+
+    def check():
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            raise KeyboardInterrupt
+
+    ended = text_classifier.load(str(run), pytest.fail, check)  # which scores one text
+    n_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        ended(["RRR " * 2000])
+    assert n_left == -1
+    n_left = 1000
+    assert ended(["do RRR a"]) == classifier(["do RRR a"])
+
+
 @pytest.mark.parametrize("limit", [1, 2, 7, 14])
 def test_windows_cover_a_text_and_its_parts(limit):
     for n in range(40):

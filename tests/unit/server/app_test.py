@@ -4,12 +4,17 @@ import base64
 import json
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from gptjax.server import access_log, api_keys, app, request_body
-from tests.fake_generator import FakeGenerator, make_client
+from gptjax.config import safety
+from gptjax.safety import prompt_classifier
+from gptjax.server import access_log, api_keys, app, moderations, policy_filter, request_body, work
+from gptjax.server.generation import GrammarError
+from tests import fake_generator
+from tests.fake_generator import NAME, FakeGenerator, make_client
 
 BODY = {"model": "tiny", "prompt": "secret", "seed": 7}
 KEYS = "alice sk-aaaaaaaaaaaaaaaa\nbob sk-bbbbbbbbbbbbbbbb requests=2 tokens=20\n"
@@ -120,6 +125,7 @@ def test_tokens_are_counted_against_the_limit(keys):
     ("host", "status"),
     [
         ("localhost:8000", 200),
+        ("LocalHost.:8000", 200),
         ("127.0.0.1", 200),
         ("[::1]:8000", 200),
         ("evil.example", 403),
@@ -171,6 +177,80 @@ def test_a_request_that_takes_too_long():
     response = client.post("/v1/completions", json=BODY | {"stream": True})
     assert '"code": "timeout"' in response.text and "[DONE]" not in response.text
     assert generator.cancelled.acquire(timeout=20)
+
+
+def read_forever(texts):
+    for _ in range(2000):
+        work.check_canceled()
+        time.sleep(0.01)
+    raise AssertionError("it was not canceled")
+
+
+@pytest.mark.parametrize("path", ["embeddings", "moderations", "completions"])
+def test_the_time_limit_is_for_what_models_read_too(path):
+    read_forever.labels = ("harmful",)
+    spec = safety.PromptClassifier(model="runs/x", label="harmful", threshold=0.5)
+    classifier = prompt_classifier.PromptClassifier(spec, read_forever)
+    policy = policy_filter.PolicyFilter(safety.Policy(name="x"), print, [classifier])
+    judge = moderations.ModerationModel("judge", read_forever, ("harmful",), list)
+    options = {"moderation": judge} if path == "moderations" else {}
+    options |= {"policy": policy} if path == "completions" else {}
+    client = make_client(model={"embed": read_forever}, time_limit_s=0.1, **options)
+    body = {"moderations": {"input": "a"}, "embeddings": {"model": NAME, "input": "a"}}
+    body |= {"completions": BODY}
+    for _ in range(2):
+        response = client.post(f"/v1/{path}", json=body[path])
+        assert error_of(response, 503)["code"] == "timeout", response.text
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions", "embeddings"])
+def test_a_text_that_must_be_too_long_is_not_tokenized(monkeypatch, path):
+    """White space may be left out by a template or a tokenizer."""
+    client = make_client(FakeGenerator(n_ctx=64), model={"longest_token": 4})
+    tokenized, kind = [], type(fake_generator.TOKENIZER)
+    encode = kind.encode
+
+    def note(tokenizer, text):
+        tokenized.append(text)
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(kind, "encode", note)
+
+    def post(text):
+        messages = [{"role": "user", "content": text}]
+        given = {"prompt": text} if path == "completions" else {"input": text}
+        given = {"messages": messages} if "chat" in path else given
+        response = client.post(f"/v1/{path}", json={"model": NAME} | given)
+        error = error_of(response, 400)
+        return error["code"], any(text in one for one in tokenized)
+
+    assert post("a" * 261) == ("context_length_exceeded", False)
+    assert post("a" * 259) == ("context_length_exceeded", True)
+    assert post("a " * 259) == ("context_length_exceeded", True)
+
+
+def test_more_answers_than_the_server_holds_are_no_reason_to_try_again():
+    generator = FakeGenerator()
+    generator.max_generations = 3
+    client = make_client(generator)
+    assert client.post("/v1/completions", json=BODY | {"n": 3}).status_code == 200
+    chat = {"model": NAME, "messages": [{"role": "user", "content": "a"}], "n": 4}
+    for response in (
+        client.post("/v1/completions", json=BODY | {"n": 4}),
+        client.post("/v1/chat/completions", json=chat),
+    ):
+        error = error_of(response, 400)
+        assert error["param"] == "n" and "at most 3" in error["message"]
+
+
+def test_a_grammar_that_takes_too_long_amid_an_answer():
+    generator = FakeGenerator(error=GrammarError("regex", "too many steps"))
+    client = make_client(generator)
+    body = BODY | {"structured_outputs": {"regex": "a+"}}
+    error = error_of(client.post("/v1/completions", json=body), 400)
+    assert error["param"] == "structured_outputs" and error["message"] == "regex: too many steps"
+    response = client.post("/v1/completions", json=body | {"stream": True})
+    assert "regex: too many steps" in response.text and "[DONE]" not in response.text
 
 
 def test_the_access_log_has_no_prompt_unless_asked(keys):

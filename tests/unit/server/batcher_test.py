@@ -110,6 +110,15 @@ def test_a_generation_that_is_cancelled_frees_its_slot(make):
     assert wait(ask(one, "after", n=2)[0])[2] == 2
 
 
+def test_an_idle_engine_takes_as_many_as_it_has_slots_and_places_in_the_queue(make):
+    one = make(n_slots=2, max_queue=3)
+    for _ in range(3):
+        asked = [ask(one, n=20)[0] for _ in range(one.max_generations)]
+        with pytest.raises(Full):
+            ask(one)
+        assert one.max_generations == 5 and all(wait(pieces)[2] == 20 for pieces in asked)
+
+
 def test_a_short_one_that_comes_later_ends_before_a_long_one(make):
     one = make(n_slots=2)
     ended = []
@@ -151,6 +160,11 @@ def test_a_grammar_is_kept_from_the_first_token_on(make):
     text, _, n, reason = wait(ask(one, n=30, grammar=rule, end_ids=frozenset({256}))[0])
     assert len(text) == n == 6 and text[3] == "-" and text[:3].isdigit() and reason == "stop"
     assert wait(plain) == wait(ask(make(n_slots=2), "plain", n=12)[0])
+    # The token that ends it, where the request has none, is no part of it.
+    for seed in range(4):
+        options = {"grammar": Grammar("regex", "[ab]{1,3}"), "sampling": RowSampling(seed=seed)}
+        text, _, n, reason = wait(ask(one, n=30, **options)[0])
+        assert 1 <= len(text) == n <= 3 and set(text) <= {"a", "b"} and reason == "stop"
     with pytest.raises(ValueError, match="regex: "):
         ask(one, grammar=Grammar("regex", "("))
 

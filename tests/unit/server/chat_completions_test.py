@@ -83,6 +83,14 @@ def test_logprobs():
     assert kept["message"]["content"] == "éa<|endoftext|>" and kept["logprobs"]["content"][3:]
 
 
+def test_bytes_of_tokens_that_are_parts_of_a_character():
+    generator = FakeGenerator(lambda request: [*"é".encode(), 97, END])
+    client = make_client(generator, model={"token_bytes": [bytes([i]) for i in range(256)] + [b""]})
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "logprobs": True}
+    content = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]
+    assert [score["bytes"] for score in content["content"]] == [[195], [169], [97]]
+
+
 def test_a_stream_is_the_answer_in_pieces():
     body = {"model": "tiny", "messages": HELLO, "n": 2, "seed": 7, "logprobs": True, "stream": True}
     whole = chat(**body | {"stream": False})

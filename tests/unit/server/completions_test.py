@@ -103,6 +103,8 @@ def test_echo_with_logprobs():
     scored = complete(FakeGenerator(), prompt="ab", echo=True, logprobs=0, max_tokens=0)
     assert scored["choices"][0]["text"] == "ab" and scored["usage"]["completion_tokens"] == 0
     assert scored["choices"][0]["logprobs"]["token_logprobs"] == [None, logprob(98)]
+    nothing = complete(FakeGenerator(), prompt="ab", logprobs=0, max_tokens=0)["choices"][0]
+    assert nothing["text"] == "" and nothing["logprobs"]["token_logprobs"] == []
     assert complete(FakeGenerator(), echo=True, seed=7)["choices"][0]["text"] == "abseed 7"
 
 

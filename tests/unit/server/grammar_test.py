@@ -8,7 +8,7 @@ import pytest
 
 from gptjax.data.tokenizers import build, byte_level_bpe
 from gptjax.server import grammar
-from gptjax.server.generation import Grammar
+from gptjax.server.generation import Grammar, GrammarError
 from tests import prose
 
 RNG = np.random.default_rng(0)
@@ -71,16 +71,25 @@ def test_without_an_end_token_the_text_ends_where_nothing_may_follow():
     assert write(matcher, tokenizer, 9) == ("ab", True)
 
 
+def test_no_token_has_more_bytes_of_a_text_than_the_longest():
+    longest = grammar.longest_token(build.ByteTokenizer())
+    assert longest == 1
+    trained = byte_level_bpe.train(prose.read_paragraphs(), 400)
+    longest = max(len(trained.decode([i]).encode()) for i in range(256, 400))
+    assert grammar.longest_token(trained) == longest > 3
+
+
 @pytest.mark.parametrize(
     "rule, message",
     [
         (Grammar("regex", "a("), "regex: .*"),
         (Grammar("json_schema", '{"type": "strang"}'), "json_schema: .*"),
         (Grammar("json_schema", "{"), "json_schema: .*"),
-        (Grammar("regex", "a" * 100_001), "a regex of 100,001 characters: give at most 100,000"),
+        (Grammar("regex", "a" * 100_001), "regex: it has 100,001 characters: give at most"),
+        (Grammar("regex", r"[^\x00-\x{10FFFF}]"), "regex: .*"),
     ],
 )
 def test_what_is_no_grammar_is_refused_in_one_line(rule, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(GrammarError, match=message) as error:
         grammar.GrammarCompiler(build.ByteTokenizer(), 257).compile(rule, frozenset({END}))
     assert "\n" not in str(error.value) and len(str(error.value)) < 300

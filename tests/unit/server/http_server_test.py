@@ -173,6 +173,19 @@ def test_a_drain_lets_answers_end_and_takes_no_new_ones():
         wait_until(lambda: asyncio.run(server.on_tick(1)))
 
 
+def test_a_stream_that_the_end_of_a_drain_cuts_has_an_error_and_an_end():
+    generator = FakeGenerator(lambda request: [97, 97, END], gate=threading.Semaphore(1))
+    with fake_generator.serve(generator, drain_s=0.0) as (port, server):
+        connection = post(port, stream=True)
+        content = connection.recv(1 << 12)
+        assert b"HTTP/1.1 200" in content
+        server.handle_exit(signal.SIGTERM)
+        while more := connection.recv(1 << 16):
+            content += more
+        connection.close()
+    assert b'"code": "shutting_down"' in content and content.endswith(b"0\r\n\r\n")
+
+
 def test_a_drain_has_an_end():
     generator = FakeGenerator(lambda request: [97, END], gate=threading.Semaphore(0))
     with fake_generator.serve(generator, drain_s=0.0) as (port, server):

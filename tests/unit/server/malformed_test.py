@@ -46,7 +46,7 @@ CASES = [
     *[("completions", "seed", x) for x in (1.5, "1", 2**63, -(2**63) - 1, True)],
     *[("completions", "presence_penalty", x) for x in (-2.1, "0")],
     *[("completions", "frequency_penalty", x) for x in (2.1, None.__class__.__name__)],
-    *[("completions", "repetition_penalty", x) for x in (0, -1)],
+    *[("completions", "repetition_penalty", x) for x in (0, -1, 1e-45)],
     *[("completions", "logit_bias", x) for x in ([], {"a": 1}, {"1": 101}, {"257": 1}, {"1": "x"})],
     *[("completions", "logit_bias", x) for x in ({"²": 1}, {str(i): 1 for i in range(301)})],
     *[("completions", "ignore_eos", x) for x in (0, "no")],
