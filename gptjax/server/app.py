@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import functools
 import re
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -275,9 +274,7 @@ class Routes:
     async def _run(
         self, request: Request, limiter: anyio.CapacityLimiter, function: Callable[[Any], T], x: Any
     ) -> T:
-        """See work.run: for what is left of the time limit."""
-        left_s = self._options.time_limit_s - (time.monotonic() - request.state.record.start)
-        return await work.run(request, limiter, left_s, function, x)
+        return await work.run(request, limiter, self._options.time_limit_s, function, x)
 
     def _parse(self, kind: type[Record], content: bytes) -> Record:
         body = self._validate(kind, content)

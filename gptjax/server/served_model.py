@@ -159,11 +159,11 @@ def sampling(model: ServedModel, body: openai_types.SamplingRequest) -> list[Row
 
 
 def choice_seed(seed: int, number: int) -> int:
-    """The seed of choice `number` of a request, of 32 bits as jax's: for choice 0 the request's own
-    if it has no more, else a hash."""
-    if number == 0 and 0 <= seed < 2**32:
+    """The seed of choice `number` of a request, of 64 bits: for choice 0 the request's own unless
+    it is negative, else a hash."""
+    if number == 0 and seed >= 0:
         return seed
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big")
 
 
 def check_stops(model: ServedModel, stops: Sequence[str]) -> tuple[str, ...]:

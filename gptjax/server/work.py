@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,11 +26,12 @@ async def run(
     """Calls a function in a thread. limiter: of such threads at a time; its place is taken until
     the function has returned.
 
-    Raises ClientDisconnect if the client goes away, and ApiError (503) after limit_s seconds: in
-    the queue at once, and otherwise as soon as the function calls `check_canceled`. The body of the
-    request must have been read.
+    Raises ClientDisconnect if the client goes away, and ApiError (503) when the request has taken
+    limit_s seconds: in the queue at once, and otherwise as soon as the function calls
+    `check_canceled`. The body of the request must have been read.
     """
-    with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
+    left_s = limit_s - (time.monotonic() - request.state.record.start)
+    with anyio.CancelScope(deadline=anyio.current_time() + left_s) as scope:
         watcher = asyncio.ensure_future(_cancel_when_gone(request, scope))
         try:
             return await anyio.to_thread.run_sync(function, *args, limiter=limiter)

@@ -8,7 +8,6 @@ import asyncio
 import functools
 import json
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -282,9 +281,7 @@ class ChatRoutes:
         return answer.json_response(found)
 
     async def _run(self, request: Request, limiter: Any, function: Callable[..., T], *args) -> T:
-        """See work.run: for what is left of the time limit."""
-        left_s = self._time_limit_s - (time.monotonic() - request.state.record.start)
-        return await work.run(request, limiter, left_s, function, *args)
+        return await work.run(request, limiter, self._time_limit_s, function, *args)
 
     def _read_attention(
         self, user: User, conversation: str, content: bytes, request_id: str

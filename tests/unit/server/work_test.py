@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -18,6 +20,7 @@ class Client:
 
     def __init__(self):
         self.gone = asyncio.Event()
+        self.state = SimpleNamespace(record=SimpleNamespace(start=time.monotonic()))
 
     async def receive(self):
         await self.gone.wait()
