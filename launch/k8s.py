@@ -3,7 +3,9 @@
 import argparse
 import json
 import math
+import posixpath
 import sys
+from pathlib import Path
 
 from gptjax import cli, serve
 from gptjax.config import parse
@@ -14,6 +16,7 @@ EXAMPLE = """python -m gptjax.launch.k8s --name=chat --image=IMAGE --keys=chat-k
   kubectl port-forward service/chat 8000:80"""  # noqa: E501
 PORT = 8000  # of the container
 DATA, KEYS = "/data", "/keys"  # folders where the claim and the secret are mounted
+STDOUT = "/dev/stdout"  # which a pod's log has
 UNROUTE_SECONDS = 5  # from when a pod is to end until no balancer sends it requests any more
 EXIT_SECONDS = 15  # for the rest of an end, after the drain
 LOAD_SECONDS = 1800  # the longest that reading the model may take
@@ -110,7 +113,7 @@ def make_manifests(
     volumes = {"keys": (KEYS, {"secret": {"secretName": keys}})}
     if claim is not None:
         volumes["data"] = DATA, {"persistentVolumeClaim": {"claimName": claim}}
-    writes = args.users is not None or args.intervention_log is not None
+    writes = bool(written_files(args))
     mounts = [
         {"name": volume, "mountPath": path, "readOnly": volume == "keys" or not writes}
         for volume, (path, _) in volumes.items()
@@ -129,8 +132,8 @@ def make_manifests(
         "metadata": {"name": name, "labels": labels},
         "spec": {
             "replicas": replicas,
-            # Two servers, an old and a new one, are not to have one file of accounts.
-            "strategy": {"type": "RollingUpdate" if args.users is None else "Recreate"},
+            # Two servers, an old and a new one, are not to write to one file.
+            "strategy": {"type": "Recreate" if writes else "RollingUpdate"},
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
@@ -205,19 +208,44 @@ def read_arguments(arguments: list[str], claim: str | None, replicas: int) -> ar
             "gptjax.launch.k8s ... -- --model=/data/smollm2"
         )
     serve.check_policy(args, registry.policy(args.policy))
-    if args.users is None:
-        return args
-    if replicas != 1:
-        raise ValueError(
-            f"--users with --replicas={replicas}: the accounts and conversations of the chat page "
-            "are in the file of one server: give --replicas=1"
-        )
-    if claim is None or not args.users.is_relative_to(DATA):
-        raise ValueError(
-            f"--users={args.users} lies in the container, and goes with it: give --claim=NAME and "
-            f"--users={DATA}/FILE"
-        )
+    check_files(args, claim, replicas)
     return args
+
+
+def check_files(args: argparse.Namespace, claim: str | None, replicas: int) -> None:
+    """Raises ValueError for files that would not be there, that would be lost, or to which several
+    servers would write."""
+    runs = {
+        "model": args.model,
+        "moderation_model": (args.moderation_model or "").rpartition(":")[0],
+    }
+    for flag, run in runs.items():
+        if claim is None and is_in_volume(run):
+            raise ValueError(f"--{flag}={run}: nothing is mounted at {DATA}: give --claim=NAME")
+    for flag, file in written_files(args).items():
+        or_none = f", or --{flag}={STDOUT}, each pod's own log" * (flag == "intervention_log")
+        if replicas != 1:
+            raise ValueError(
+                f"--{flag} with --replicas={replicas}: only one server may write to that file: "
+                f"give --replicas=1{or_none}"
+            )
+        if claim is None or not is_in_volume(file):
+            raise ValueError(
+                f"--{flag}={file} lies in the container, and goes with it: give --claim=NAME and "
+                f"--{flag}={DATA}/FILE{or_none}"
+            )
+
+
+def written_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Returns the files that a server writes, by their flags."""
+    log = None if args.intervention_log == Path(STDOUT) else args.intervention_log
+    files = {"users": args.users, "intervention_log": log}
+    return {flag: file for flag, file in files.items() if file is not None}
+
+
+def is_in_volume(path: str | Path) -> bool:
+    """Whether a path of the container is in the claim's volume."""
+    return Path(posixpath.normpath(path)).is_relative_to(DATA)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ and on what, is Ray's configuration, of the deployment `Server`: docs/guides/ser
 """
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 import ray.serve  # type: ignore[import-not-found]
 
@@ -14,13 +14,14 @@ from gptjax.configs import registry
 from gptjax.report import console
 from gptjax.server import access_log, api_keys, app, batcher
 
-# Ray's proxy listens, and its replicas drain; accounts and logs would be a file of each replica.
+# Ray's proxy listens; accounts and logs would be a file of each replica, which has what the policy
+# finds in its standard output instead.
 NOT_HERE = ("host", "port", "users", "add_user", "intervention_log")
 
 
 def build(flags: dict[str, Any]) -> Any:
     """Returns the application. flags: those of gptjax.serve, by name; a flag without a value is
-    given as true. Raises ValueError for others."""
+    given as true or false. Raises ValueError for others."""
     args = parse_flags(flags)
 
     @ray.serve.deployment(
@@ -61,13 +62,40 @@ def build(flags: dict[str, Any]) -> Any:
 def parse_flags(flags: dict[str, Any]) -> argparse.Namespace:
     """Returns gptjax.serve's arguments. Raises ValueError for flags that are Ray's here, and for
     those that gptjax.serve would refuse."""
-    for name in NOT_HERE:
-        if name in flags:
+    parser = serve.make_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # to exit would end a process of Ray
+    words = []
+    for name, value in flags.items():
+        name = name.replace("-", "_")
+        if name in NOT_HERE:
             raise ValueError(f"{name}: replicas of Ray Serve have none of their own: leave it out")
-    words = [f"--{k}" if v in (True, "true") else f"--{k}={v}" for k, v in flags.items()]
-    args = serve.make_parser().parse_args(words)
+        words += make_words(name, value, is_switch=parser.get_default(name) is False)
+    args = parser.parse_args(words)
     if args.model is None:
         raise ValueError("there is nothing to serve: give model=DIR")
     serve.check_args(args)
-    serve.check_policy(args, registry.policy(args.policy))
+    registry.policy(args.policy)
     return args
+
+
+def make_words(name: str, value: Any, is_switch: bool) -> list[str]:
+    """Returns a flag as the words of a command line. value: as YAML or `serve run` has it; null is
+    as if it were left out, and `set` may have a list. Raises ValueError for a switch that is
+    neither true nor false."""
+    match value:
+        case None:
+            return []
+        case True | "true" if is_switch:
+            return [f"--{name}"]
+        case False | "false" if is_switch:
+            return []
+        case _ if is_switch:
+            raise ValueError(f"{name}: {value}: give true or false")
+        case list() if name == "set":
+            return [f"--set={assignment}" for assignment in value]
+        case _:
+            return [f"--{name}={value}"]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)

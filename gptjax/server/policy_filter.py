@@ -22,7 +22,8 @@ Body = TypeVar("Body", bound=openai_types.Record)
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
     digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
-    load, errors: as of stream_filter.rules. is_slow: whether models read prompts.
+    load, errors: as of stream_filter.rules. is_slow: whether models read prompts. hides_output:
+    whether answers leave as text only.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class PolicyFilter:
         self._output = stream_filter.rules(policy.output, load)
         self._is_slow = _has_models(policy.output)
         self.is_slow = bool(classifiers) or _has_models(policy.input)
-        self._hides = any(rule.action != "log" for rule in self._output)
+        self.hides_output = any(rule.action != "log" for rule in self._output)
         self._write, self._key = write, secrets.token_bytes(32)
 
     def filter_request(self, body: Body, request_id: str) -> Body:
@@ -48,7 +49,7 @@ class PolicyFilter:
             case openai_types.EmbeddingRequest():
                 changes = {"input": self._prompts(body.input, "input", request_id)}
             case openai_types.ChatRequest():
-                if self._hides and body.logprobs:
+                if self.hides_output and body.logprobs:
                     raise _goes_past("logprobs", "leave it out")
                 changes = {"messages": self._messages(body.messages, request_id)}
                 self._classify(
@@ -60,7 +61,7 @@ class PolicyFilter:
                     request_id,
                 )
             case openai_types.CompletionRequest():
-                if self._hides:
+                if self.hides_output:
                     _check_completion(body)
                 prompts = self._prompts(body.prompt, "prompt", request_id)
                 changes = {"prompt": prompts}

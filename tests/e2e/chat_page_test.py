@@ -15,8 +15,9 @@ import pytest
 pytest.importorskip("argon2", reason="needs requirements-serve.txt")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
-from gptjax.server import attention_maps  # noqa: E402
-from gptjax.server.chat_page import accounts, database  # noqa: E402
+from gptjax.config import safety  # noqa: E402
+from gptjax.server import attention_maps, policy_filter  # noqa: E402
+from gptjax.server.chat_page import accounts, database, page_types  # noqa: E402
 from tests import fake_generator, tiny  # noqa: E402
 from tests.fake_generator import END, FakeGenerator  # noqa: E402
 
@@ -206,6 +207,26 @@ def test_tokens_files_export_and_one_line_of_error(browser, users, tmp_path):
             assert bytes(generator.requests[0].prompt) == (
                 b"u:File notes.md:\n\n# some notes\n\nwhat is in it?|a:"
             )
+
+
+def test_the_token_view_where_a_policy_hides_answers(browser, users):
+    policy = safety.Policy(name="test", output=(safety.PersonalData(),))
+    settings = page_types.Settings(token_view=True, seed=7).model_dump()
+    accounts.Accounts(users).save_settings(accounts.User(1, "ann", 0), settings)
+    filters = policy_filter.PolicyFilter(policy, lambda line: None)
+    with fake_generator.serve(FakeGenerator(), chat=users, policy=filters) as (port, _):
+        with open_page(browser, port) as page:
+            log_in(page)
+            page.get_by_role("button", name="Settings").click()
+            box = page.get_by_label("Tokens with log-probabilities")
+            assert box.is_disabled() and not box.is_checked()
+            assert page.get_by_text("Not available on this server").is_visible()
+            take_picture(page, "no-tokens-wide-light")
+            page.get_by_role("button", name="Save").click()
+            page.locator("#settings").wait_for(state="hidden")
+            send(page, "x")
+            page.locator("#log > li.assistant", has_text="seed 7").wait_for()
+    assert accounts.Accounts(users).settings(accounts.User(1, "ann", 0)) == settings
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

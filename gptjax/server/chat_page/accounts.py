@@ -58,13 +58,13 @@ class Accounts:
 
     def count(self) -> int:
         """How many accounts there are."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             return connection.execute("SELECT count(*) FROM users").fetchone()[0]
 
     def verify(self, name: str, password: str) -> User | None:
         """Returns whose name and password these are. How long it takes does not show whether there
         is an account of that name: one hash is computed in any case."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             row = connection.execute("SELECT * FROM users WHERE name = ?", (name,)).fetchone()
         try:
             self._hasher.verify(row["password"] if row else self._dummy, _normalize(password))
@@ -74,7 +74,7 @@ class Accounts:
 
     def find(self, user_id: int, epoch: int) -> User | None:
         """Returns the user of a session, if that is not over."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             row = connection.execute(
                 "SELECT * FROM users WHERE id = ? AND epoch = ?", (user_id, epoch)
             ).fetchone()
@@ -87,7 +87,7 @@ class Accounts:
 
     def settings(self, user: User) -> dict[str, Any]:
         """The settings that were stored."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             row = connection.execute("SELECT settings FROM users WHERE id = ?", (user.id,))
             return json.loads(row.fetchone()["settings"])
 

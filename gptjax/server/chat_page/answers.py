@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -84,7 +85,7 @@ class StoredAnswer:
         self._texts: list[str] = []
         self._tokens: list[dict[str, Any]] = []
         self._finish_reason: str | None = None
-        self._is_stopped = False
+        self._is_stopped = self._is_whole = False
         self._stored_at = time.monotonic()
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
@@ -105,16 +106,17 @@ class StoredAnswer:
         self._stream.end()
 
     def close(self) -> None:
-        """Stores what there is of an answer that came to no end."""
-        if self._finish_reason is None:
-            self._finish_reason = "stopped" if self._is_stopped else "interrupted"
+        """Stores what there is of an answer that came to no end, or whose end was not stored."""
+        if not self._is_whole:
+            unfinished = "stopped" if self._is_stopped else "interrupted"
+            self._finish_reason = self._finish_reason or unfinished
             self._store()
 
     def _store(self) -> None:
         self._conversations.save_answer(
             self._message_id, "".join(self._texts), self._finish_reason, self._tokens or None
         )
-        self._stored_at = time.monotonic()
+        self._stored_at, self._is_whole = time.monotonic(), self._finish_reason is not None
 
 
 class AnswerStream(answer.EventStream):
@@ -136,8 +138,9 @@ class AnswerStream(answer.EventStream):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            try:
-                self._stored.close()
+            try:  # to store may take long, and is to be done though the request is canceled
+                with anyio.CancelScope(shield=True):
+                    await run_in_threadpool(self._stored.close)
             finally:
                 self._on_end()
 

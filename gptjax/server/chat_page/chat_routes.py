@@ -55,6 +55,7 @@ class ChatRoutes:
         self._model, self._metrics = model, metrics
         self._time_limit_s, self._log_prompts = time_limit_s, log_prompts
         self._policy = policy
+        self._has_token_view = policy is None or not policy.hides_output
         self._secret, self._accounts = database.secret, Accounts(database)
         self._conversations, self._running = Conversations(database), answers.RunningAnswers()
         self._limits = LoginLimits()
@@ -163,6 +164,7 @@ class ChatRoutes:
             "id": self._model.name,
             "max_model_len": self._model.generator.n_ctx,
             "attention": maps and {"n_layers": maps.n_layers, "n_heads": maps.n_heads},
+            "token_view": self._has_token_view,
         }
         return answer.json_response(
             {
@@ -253,7 +255,10 @@ class ChatRoutes:
         body = _parse(page_types.AnswerRequest, content)
         self._model.check_name(body.model)
         kept, turn = answers.plan_turn(messages, body)
-        chat = answers.make_request(kept, turn, self._settings(user), body.model)
+        settings = self._settings(user)
+        # Stored where a server has no policy, it is no reason to refuse all messages here.
+        changes = {"token_view": settings.token_view and self._has_token_view}
+        chat = answers.make_request(kept, turn, settings.model_copy(update=changes), body.model)
         make_form = functools.partial(ChatFormat, self._model)
         return turn, *filter_form(self._policy, chat, make_form, request_id)
 
@@ -265,7 +270,9 @@ class ChatRoutes:
     async def stop_answer(self, request: Request) -> Response:
         """Ends the answer that is being written, if there is one; its stream ends in order."""
         await request_body.read(request)
-        self._running.stop(request.state.user.id, request.path_params["id"])
+        where = request.state.user.id, request.path_params["id"]
+        self._running.stop(*where)  # the user's own alone, before anything that may take long
+        await _in_thread(self._conversations.check_owner, *where)
         return answer.json_response({})
 
     async def show_attention(self, request: Request) -> Response:

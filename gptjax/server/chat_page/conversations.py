@@ -5,6 +5,7 @@ import dataclasses
 import json
 import secrets
 import sqlite3
+import threading
 import time
 from typing import Any
 
@@ -52,6 +53,8 @@ class Conversations:
 
     def __init__(self, database: Database):
         self._database = database
+        self._saving = threading.Lock()
+        self._unsaved: dict[int, tuple] = {}  # id of an answer -> what is not stored of it yet
         with database.transaction() as connection:  # what a server that ended had not written
             connection.execute(
                 "UPDATE messages SET finish_reason = 'interrupted' "
@@ -60,7 +63,7 @@ class Conversations:
 
     def list_all(self, user_id: int) -> list[dict[str, Any]]:
         """The user's conversations, the last changed first: id, title, created, updated."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             rows = connection.execute(
                 "SELECT id, title, created, updated FROM conversations WHERE user_id = ? "
                 "ORDER BY updated DESC, rowid DESC",
@@ -78,9 +81,14 @@ class Conversations:
             )
         return conversation_id
 
+    def check_owner(self, user_id: int, conversation_id: str) -> None:
+        """Raises NotFound unless it is the user's."""
+        with self._database.snapshot() as connection:
+            _check_owner(connection, user_id, conversation_id)
+
     def read(self, user_id: int, conversation_id: str) -> list[Message]:
         """The messages of a conversation. Raises NotFound."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             _check_owner(connection, user_id, conversation_id)
             rows = connection.execute(
                 "SELECT * FROM messages WHERE conversation_id = ? ORDER BY id", (conversation_id,)
@@ -116,12 +124,17 @@ class Conversations:
         finish_reason: str | None,
         tokens: list[dict[str, Any]] | None,
     ) -> None:
-        """Stores what has been written of an answer; of no effect if that was deleted."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE messages SET content = ?, finish_reason = ?, tokens = ? WHERE id = ?",
-                (content, finish_reason, tokens and json.dumps(tokens), message_id),
-            )
+        """Stores what has been written of an answer; of no effect if that was deleted. What cannot
+        be stored now is stored with the next."""
+        row = content, finish_reason, tokens and json.dumps(tokens), message_id
+        with self._saving:
+            self._unsaved[message_id] = row
+            with self._database.transaction() as connection:
+                connection.executemany(
+                    "UPDATE messages SET content = ?, finish_reason = ?, tokens = ? WHERE id = ?",
+                    self._unsaved.values(),
+                )
+            self._unsaved.clear()
 
     def delete(self, user_id: int, conversation_id: str) -> None:
         """Deletes a conversation. Raises NotFound."""

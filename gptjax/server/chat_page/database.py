@@ -98,12 +98,20 @@ class Database:
         self.secret = bytes(row["value"])
         self._connection.execute("PRAGMA journal_mode = WAL")
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """Yields the connection in a transaction: all that is done is kept, or, after an exception,
         none of it."""
+        return self._begin("BEGIN IMMEDIATE")
+
+    def snapshot(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Yields the connection in a transaction for reading, which another process that writes
+        does not hold up."""
+        return self._begin("BEGIN DEFERRED")
+
+    @contextlib.contextmanager
+    def _begin(self, statement: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(statement)
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")

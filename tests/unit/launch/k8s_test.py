@@ -8,6 +8,7 @@ from gptjax.launch import k8s
 
 OWN = ["--name=chat", "--image=r/i:1", "--keys=chat-keys"]
 SERVE = ["--", "--model=/data/m"]
+BAKED = ["--", "--model=/m"]  # in the image
 
 
 def manifests(capsys, *arguments):
@@ -45,7 +46,7 @@ def test_servers_and_what_finds_them(capsys):
 
 def test_the_container_runs_the_server_as_it_is_probed(capsys):
     _, _, container, _ = manifests(
-        capsys, *OWN, *SERVE, "--log_prompts", "--served_model_name=$(X)"
+        capsys, *OWN, *BAKED, "--log_prompts", "--served_model_name=$(X)"
     )
     assert container["command"][:3] == ["python", "-m", "gptjax.serve"]
     words = container["command"][3:]
@@ -53,7 +54,7 @@ def test_the_container_runs_the_server_as_it_is_probed(capsys):
     args = serve.make_parser().parse_args(words)
     serve.check_args(args)
     assert args.host == "0.0.0.0" and args.port == container["ports"][0]["containerPort"]
-    assert str(args.api_keys) == "/keys/keys" and str(args.model) == "/data/m" and args.log_prompts
+    assert str(args.api_keys) == "/keys/keys" and str(args.model) == "/m" and args.log_prompts
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
     startup = container["startupProbe"]
@@ -62,7 +63,7 @@ def test_the_container_runs_the_server_as_it_is_probed(capsys):
 
 @pytest.mark.parametrize(("flags", "drain"), [([], 60), (["--drain=300.5"], 301)])
 def test_a_server_has_the_time_that_it_needs_to_end(capsys, flags, drain):
-    _, pod, container, _ = manifests(capsys, *OWN, *SERVE, *flags)
+    _, pod, container, _ = manifests(capsys, *OWN, *BAKED, *flags)
     asleep = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] >= asleep + drain + 10
 
@@ -75,18 +76,44 @@ def test_the_chat_page_has_one_server_and_a_volume_to_write_to(capsys):
     assert [m["readOnly"] for m in container["volumeMounts"]] == [True, False]
     for arguments, words in [
         ([*OWN, "--claim=models", *chat], "give --replicas=1"),
-        ([*OWN, "--replicas=1", *chat], "give --claim=NAME and --users=/data/FILE"),
+        ([*OWN, "--replicas=1", *BAKED, chat[2]], "give --claim=NAME and --users=/data/FILE"),
         ([*own, *chat[:2], "--users=/users.sqlite"], "goes with it"),
+        ([*own, *chat[:2], "--users=/data/../users.sqlite"], "goes with it"),
     ]:
         with pytest.raises(ValueError, match=words) as error:
             k8s.main(arguments)
         assert "\n" not in str(error.value)
 
 
+def test_a_log_of_interventions_is_of_one_server_or_each_pods_own(capsys):
+    own, log = [*OWN, "--claim=models"], ["--policy=mask", "--intervention_log=/data/log.jsonl"]
+    deployment, _, container, _ = manifests(capsys, *own, "--replicas=1", *SERVE, *log)
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert [m["readOnly"] for m in container["volumeMounts"]] == [True, False]
+    apart = ["--policy=log", "--intervention_log=/dev/stdout"]
+    deployment, _, container, _ = manifests(capsys, *own, "--replicas=3", *SERVE, *apart)
+    assert deployment["spec"]["strategy"] == {"type": "RollingUpdate"}
+    assert [m["readOnly"] for m in container["volumeMounts"]] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (OWN, "serve what"),
+        ([*OWN, *SERVE], "--model=/data/m: nothing is mounted at /data: give --claim=NAME"),
+        (
+            [*OWN, "--", "--model=/m", "--moderation_model=/m/../data/r:a,b"],
+            "--moderation_model=/m/../data/r: nothing is mounted",
+        ),
+        (
+            [*OWN, "--claim=c", *SERVE, "--policy=mask", "--intervention_log=/data/x"],
+            "give --replicas=1, or --intervention_log=/dev/stdout, each",
+        ),
+        (
+            [*OWN, "--claim=c", "--replicas=1", *SERVE, "--policy=mask", "--intervention_log=x"],
+            "--intervention_log=x lies in the container.*=/data/FILE, or --intervention_log=/dev",
+        ),
+        ([*OWN, "--replicas=1", "--", "--model=m", "--users=/dev/stdout"], "goes with it"),
         ([*OWN, *SERVE, "--host=127.0.0.1", "--port=80"], "--port is set by launch.k8s"),
         ([*OWN, *SERVE, "--api_keys=x"], "--api_keys is set by"),
         ([*OWN, *SERVE, "--allow_unauthenticated"], "--allow_unauthenticated is set by"),

@@ -70,13 +70,33 @@ def test_a_replica_answers_and_tells_when_its_engine_has_ended(ray_serve, monkey
         replica.check_health()
 
 
+def test_flags_as_yaml_and_the_command_line_have_them(ray_serve):
+    flags = {"model": "m", "slots": 1, "time_limit": 1.0, "drain": "1", "policy": "log"}
+    flags |= {"log-prompts": True, "allow_unauthenticated": False, "context": None}
+    args = ray_serve.parse_flags(flags | {"set": ["a.b=1", "c.d=x y"]})
+    assert (args.slots, args.time_limit, args.drain, args.policy) == (1, 1.0, 1.0, "log")
+    assert args.log_prompts is True and args.allow_unauthenticated is False
+    assert args.context is None and args.assignments == ["a.b=1", "c.d=x y"]
+    args = ray_serve.parse_flags({"model": "m", "allow_unauthenticated": "true", "set": "a.b=1"})
+    assert args.allow_unauthenticated is True and args.assignments == ["a.b=1"]
+    args = ray_serve.parse_flags(
+        {"model": "m", "served_model_name": "true", "log_prompts": "false"}
+    )
+    assert args.served_model_name == "true" and args.log_prompts is False
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({}, "give model=DIR"),
         ({"model": "m", "users": "u"}, "users: replicas of Ray Serve have none"),
         ({"model": "m", "port": 1}, "port: replicas"),
-        ({"model": "m", "policy": "log"}, "give --intervention_log"),
+        ({"model": "m", "intervention-log": "x"}, "intervention_log: replicas"),
+        ({"model": "m", "slots": True}, "--slots"),
+        ({"model": "m", "slots": [1, 2]}, "--slots"),
+        ({"model": "m", "slotz": 1}, "did you mean --slots"),
+        ({"model": "m", "log_prompts": 1}, "log_prompts: 1: give true or false"),
+        ({"model": "m", "policy": "lag"}, "lag"),
     ],
 )
 def test_flags_that_a_replica_cannot_have(ray_serve, flags, words):

@@ -84,9 +84,10 @@ def test_the_first_of_n_choices_is_the_one_without_n():
     assert texts[0] == complete(seed=7)["choices"][0]["text"] == "seed 7"
     assert len(set(texts)) == 3 and texts == [c["text"] for c in complete(n=3, seed=7)["choices"]]
     assert complete()["choices"] != complete()["choices"], "a seed is drawn"
-    for seed in (-1, 2**32, 2**63 - 1):
-        assert 0 <= served_model.choice_seed(seed, 0) < 2**32
-    assert served_model.choice_seed(2**32, 0) != served_model.choice_seed(2**32 + 1, 0)
+    for seed in (7, 2**32, 2**63 - 1):
+        assert served_model.choice_seed(seed, 0) == seed
+        assert 0 <= served_model.choice_seed(-seed, 0) < 2**64
+        assert len({served_model.choice_seed(seed, number) for number in range(64)}) == 64
 
 
 def test_echo_with_logprobs():

@@ -1,14 +1,18 @@
 """Answers that are stopped, or whose client vanishes, over real connections."""
 
+import asyncio
 import contextlib
 import http.client
 import json
+import sqlite3
 import threading
 import time
+import types
 
+import anyio
 import pytest
 
-from gptjax.server.chat_page import conversations
+from gptjax.server.chat_page import answers, conversations
 from tests.fake_generator import FakeGenerator, serve
 
 JSON = {"Content-Type": "application/json"}
@@ -84,6 +88,70 @@ def test_a_client_that_vanishes(running):
     wait_for(lambda: client.answer().status == 200)
 
 
+def test_no_store_holds_up_the_event_loop(running, monkeypatch):
+    client, generator, response = running
+    save, on_loop = conversations.Conversations.save_answer, []
+
+    def note(*args):
+        with contextlib.suppress(RuntimeError):
+            on_loop.append(asyncio.get_running_loop())
+        save(*args)
+
+    monkeypatch.setattr(conversations.Conversations, "save_answer", note)
+    response.close()
+    client.connections[-1].close()
+    wait_for(lambda: client.json("GET", client.place)["messages"][1]["finish_reason"])
+    assert on_loop == []
+
+
+def test_an_answer_is_stored_though_its_request_is_canceled():
+    class Stored:
+        closed = False
+
+        async def pieces(self):
+            await anyio.sleep_forever()
+            yield
+
+        def close(self):
+            self.closed = True
+
+    stored, ends, form = Stored(), [], types.SimpleNamespace(head={}, event_kind="")
+    stream = types.SimpleNamespace(cancel=lambda: None)
+
+    async def leave():
+        stream.deadline = asyncio.get_running_loop().time() + 1000
+        response = answers.AnswerStream(form, stream, stored, {}, lambda: ends.append(1))
+        with anyio.CancelScope() as scope:
+
+            async def send(message):
+                scope.cancel()
+
+            await response({"type": "http"}, anyio.sleep_forever, send)
+
+    asyncio.run(leave())
+    assert stored.closed and ends == [1]
+
+
+def test_an_end_that_could_not_be_stored_is_stored_after_all(users, monkeypatch):
+    save, refused = conversations.Conversations.save_answer, []
+
+    def fail_once(table, number, content, finish_reason, tokens):
+        if finish_reason and not refused:
+            refused.append(finish_reason)
+            raise sqlite3.OperationalError("database is locked")
+        save(table, number, content, finish_reason, tokens)
+
+    monkeypatch.setattr(conversations.Conversations, "save_answer", fail_once)
+    generator = FakeGenerator(lambda request: b"whole|")
+    with serve(generator, chat=users) as (port, _), contextlib.ExitStack() as stack:
+        client = Client(port, stack)
+        with pytest.raises(http.client.IncompleteRead):
+            client.answer().read()
+        wait_for(lambda: client.json("GET", client.place)["messages"][1]["finish_reason"])
+        answer = client.json("GET", client.place)["messages"][1]
+        assert refused == [answer["finish_reason"]] == ["stop"] and answer["content"] == "whole"
+
+
 def test_one_answer_at_a_time_in_a_conversation(running):
     client, generator, response = running
     second = client.answer()
@@ -92,8 +160,6 @@ def test_one_answer_at_a_time_in_a_conversation(running):
 
 
 def test_an_answer_is_stored_while_it_is_written(running, monkeypatch, users):
-    from gptjax.server.chat_page import answers
-
     client, generator, response = running
     monkeypatch.setattr(answers, "SAVE_S", 0.0)
     generator.gate.release()

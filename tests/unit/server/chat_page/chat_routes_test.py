@@ -235,6 +235,7 @@ def test_another_users_conversation_is_not_found(log_in):
     tries = [
         bob.get(place),
         bob.delete(place),
+        bob.post(f"{place}/stop", json={}),
         bob.post(f"{place}/answer", json={"model": "tiny", "content": "x"}),
         bob.post(f"{place}/answer", json={"model": "tiny", "content": "x", "replaces": message}),
     ]
@@ -246,7 +247,7 @@ def test_another_users_conversation_is_not_found(log_in):
         f"{own}/answer", json={"model": "tiny", "content": "x", "replaces": message}
     )
     assert response.status_code == 404
-    assert bob.post(f"{place}/stop", json={}).status_code == 200  # of nothing
+    assert bob.post(f"{own}/stop", json={}).status_code == 200  # of nothing
     assert bob.delete("/chat/data").status_code == 200
     assert read(ann, place) == before and "secret" not in bob.get("/chat/export").text
 
@@ -372,5 +373,19 @@ def test_a_policy_filters_messages_and_answers(log_in):
     assert streamed == read(client, place)[1]["content"] == "ask <email> now"
     assert b"u:of <email>|" in bytes(generator.requests[0].prompt) and len(lines) == 2
     client.post("/chat/settings", json={"token_view": True})
-    response = client.post(f"{place}/answer", json={"model": "tiny", "content": "x"})
-    assert "logprobs would go past the filters" in error_of(response, 400)
+    answer(client, place, content="x")
+    assert read(client, place)[3]["tokens"] is None
+    session = client.get("/chat/session").json()
+    assert session["models"][0]["token_view"] is False  # which is why
+    assert session["settings"]["token_view"] is True  # elsewhere
+
+
+def test_a_policy_that_only_records_leaves_the_token_view(log_in):
+    policy = safety.Policy(name="test", output=(safety.PersonalData(action="log"),))
+    for policies in ({}, {"policy": PolicyFilter(policy, lambda line: None)}):
+        client = log_in(**policies)
+        place = begin(client)
+        assert client.get("/chat/session").json()["models"][0]["token_view"] is True
+        client.post("/chat/settings", json={"token_view": True})
+        answer(client, place, content="x")
+        assert read(client, place)[1]["tokens"]

@@ -74,6 +74,45 @@ def test_what_is_deleted_is_in_no_file(users, tmp_path):
     assert not any(b"a secret word" in file.read_bytes() for file in tmp_path.iterdir())
 
 
+def test_who_reads_does_not_wait_for_another_process_that_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_S", 0.0)
+    file = tmp_path / "users.sqlite"
+    with (
+        contextlib.closing(database.Database(file)) as users,
+        contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other,
+    ):
+        people, table = accounts.Accounts(users), conversations.Conversations(users)
+        people.put("ann", "annann12")
+        place = table.create(1)
+        other.execute("BEGIN IMMEDIATE")
+        user = people.verify("ann", "annann12")
+        assert user == people.find(1, 0) and people.count() == 1 and people.settings(user) == {}
+        assert table.read(1, place) == [] and len(table.list_all(1)) == 1
+        table.check_owner(1, place)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            table.create(1)
+
+
+def test_an_answer_that_could_not_be_stored_is_stored_with_the_next(users):
+    table = conversations.Conversations(users)
+    turn = conversations.Turn(replaces=None, content="x", files=[])
+    (first, lost), (second, other) = [
+        (place, table.begin_turn(1, place, turn)[1]) for place in (table.create(1), table.create(1))
+    ]
+    with users.transaction() as connection:
+        pass
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError):
+        table.save_answer(lost, "whole", "stop", None)
+    connection.execute("PRAGMA query_only = OFF")
+    table.save_answer(other, "next", None, None)
+    assert [table.read(1, place)[1].content for place in (first, second)] == ["whole", "next"]
+    assert table.read(1, first)[1].finish_reason == "stop"
+    n_before = connection.total_changes
+    table.save_answer(other, "next", "stop", None)
+    assert connection.total_changes == n_before + 1
+
+
 def test_a_transaction_is_whole_or_not_at_all(users):
     with pytest.raises(ZeroDivisionError), users.transaction() as connection:
         connection.execute("DELETE FROM users")

@@ -158,6 +158,32 @@ $$"""
     assert code == {"tag": "pre", "language": "", "text": "not ended"}
 
 
+def test_code_in_lists_and_headings_after_them():
+    text = """- one
+    ```python
+    if a:
+        b
+    ```
+- ~~~
+ c
+   ~~~
+1. two
+   goes on
+## Head
+words"""
+    (blocks,) = parse(text)
+    item = lambda tag, text: {"tag": tag, "children": [{"tag": "li", "children": text}]}  # noqa: E731
+    assert blocks == [
+        item("ul", [plain("one")]),
+        {"tag": "pre", "language": "python", "text": "if a:\n    b"},
+        item("ul", []),
+        {"tag": "pre", "language": "", "text": "c"},
+        item("ol", [plain("two\ngoes on")]) | {"start": 1},
+        {"tag": "heading", "level": 2, "children": [plain("Head")]},
+        {"tag": "p", "children": [plain("words")]},
+    ]
+
+
 def test_texts_that_would_take_a_naive_parser_forever():
     n = 30_000
     nested = "\n".join(" " * i + "- x" for i in range(2000))
@@ -170,6 +196,7 @@ def test_texts_that_would_take_a_naive_parser_forever():
         "$a" * n,
         "\\(" * n,
         "- " * n,
+        "- ```\n" * n,
         nested,
     ]
     assert len(parse(*texts)) == len(texts)  # within the time limit of `parse`
