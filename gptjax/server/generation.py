@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 MAX_LOGPROBS = 20  # alternatives that are given for a token
+GrammarKind = Literal["json_schema", "regex"]
 FinishReason = Literal["stop", "length", "content_filter"]
 
 
@@ -57,7 +58,7 @@ class GenerationRequest:
 class Grammar:
     """What a text must match. kind: a JSON schema (as JSON text), or a regular expression."""
 
-    kind: Literal["json_schema", "regex"]
+    kind: GrammarKind
     source: str
 
 
@@ -99,7 +100,7 @@ class GrammarError(ValueError):
     """A grammar that is none, that nothing matches, or that takes too long, in one line. kind: the
     grammar's."""
 
-    def __init__(self, kind: Literal["json_schema", "regex"], message: str):
+    def __init__(self, kind: GrammarKind, message: str):
         super().__init__(f"{kind}: {message}")
         self.kind = kind
 

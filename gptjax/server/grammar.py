@@ -4,7 +4,7 @@ expression. llguidance (github.com/guidance-ai/llguidance) finds them, given the
 
 import functools
 import json
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from gptjax.data.tokenizers import (
     json_tokenizer,
     sentencepiece_tokenizer,
 )
-from gptjax.server.generation import Grammar, GrammarError
+from gptjax.server.generation import Grammar, GrammarError, GrammarKind
 
 MAX_CHARS = 100_000  # of a grammar's source
 
@@ -81,14 +81,9 @@ class GrammarCompiler:
 class Matcher:
     """A text that grows, and its grammar. end_ids: tokens that end it, and are none of it."""
 
-    def __init__(
-        self,
-        matcher: Any,
-        n_vocab: int,
-        end_ids: frozenset[int],
-        kind: Literal["json_schema", "regex"],
-    ):
-        self._matcher, self._n_vocab, self._kind = matcher, n_vocab, kind
+    def __init__(self, matcher: Any, n_vocab: int, end_ids: frozenset[int], kind: GrammarKind):
+        self._matcher, self._n_vocab = matcher, n_vocab
+        self._kind: GrammarKind = kind
         self.end_ids = end_ids
 
     def mask(self) -> np.ndarray:
