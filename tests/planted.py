@@ -38,6 +38,9 @@ SECRETS = {
         "4111\u200b1111\u200b1111\u200b1111",  # zero-width spaces
         "3782 822463 10005",
         "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1",
+        "4111/1111_1111    1111",
+        "4111** **1111 \u00b7 1111 \u2022 1111",
+        r"4111\n1111\r\n1111\t1111",
     ],
     "iban": [
         "DE89370400440532013000",
@@ -55,5 +58,5 @@ SECRETS = {
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
     ],
     "private_key": [PEM, PEM.replace("\n", "\\n"), PEM[:140]],
-    "secret": ["Open Sesame", "open\nsesame", "sesame oil"],
+    "secret": ["Open Sesame", "open\nsesame", "sesame oil", "open \n   sesame"],
 }

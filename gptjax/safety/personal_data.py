@@ -12,15 +12,19 @@ import re
 
 from gptjax.safety.detector import CONTEXT, Match, Pattern
 
-NO_WORD_BEFORE = r"(?<![A-Za-z0-9])"  # letters of other scripts are written without a space
-NO_DIGIT_BEFORE = r"(?<!\d)(?<!\d\.)"
+ESCAPE = r"(?:[bfnrt]|u[0-9A-Fa-f]{4})"  # of JSON, after the backslash
+AFTER_ESCAPE = r"(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4})"
+# Letters of other scripts are written without a space.
+NO_WORD_BEFORE = rf"(?:(?<![A-Za-z0-9])|{AFTER_ESCAPE})"
+AFTER_LIST_NUMBER = r"(?:(?<=(?<![\d.,])\d\.)|(?<=(?<![\d.,])\d\d\.))"
 
 # --- e-mail addresses -----------------------------------------------------------------------------
 
 # Scripts that have spaces between words; where another begins, name and last label end.
 LETTER = r"A-Za-z\xc0-\u0dff\u10a0-\u177f\u1800-\u1fff\u2c00-\u2dff"
 LOCAL = (
-    rf"(?:(?<![{LETTER}\d])[{LETTER}\d][{LETTER}\d_.%+'&~-]{{0,63}}"
+    rf"(?:(?:(?<![{LETTER}\d])(?!(?<=\\){ESCAPE})|{AFTER_ESCAPE})"
+    rf"[{LETTER}\d][{LETTER}\d_.%+'&~-]{{0,63}}"
     rf"|(?<![^\W\d_{LETTER}])[^\W\d_{LETTER}](?:[^\W\d_{LETTER}]|[.%+-]){{0,63}})"
 )
 EMAIL = Pattern(
@@ -82,7 +86,12 @@ IBAN = Pattern(
 
 # --- payment cards --------------------------------------------------------------------------------
 
-CARD_DIGIT = r"[\s.-]{0,3}\d"
+CARD_GAP = r"(?:[\s./_*\xb7\u2022-]|\\[nrt]){0,5}"
+CARD_DIGIT = rf"{CARD_GAP}\d"
+# Sixteen digits after a point are a decimal number; in groups they are not.
+CARD_START = (
+    rf"(?:(?<!\d)(?:(?<!\d\.)|{AFTER_LIST_NUMBER}(?=\d{{4}}\D|\d{{1,4}}\Z))|{AFTER_ESCAPE})"
+)
 CARD_RUN = re.compile(rf"\d(?:{CARD_DIGIT}){{12,18}}")
 CARD_NUMBER = re.compile(  # beginnings and lengths of the issuers
     r"4\d{12}(?:\d{3}){0,2}|(?:2[2-7]|35|5\d)\d{14}|3[47]\d{13}|3[0689]\d{12}|6\d{15,18}"
@@ -122,12 +131,12 @@ CARD = Pattern(
     "card",
     "a payment card number with an issuer's prefix and a right check digit",
     hint=re.compile(rf"\d(?:{CARD_DIGIT}){{12}}"),
-    pattern=re.compile(rf"{NO_DIGIT_BEFORE}\d(?:{CARD_DIGIT}){{12}}"),
+    pattern=re.compile(rf"{CARD_START}\d(?:{CARD_DIGIT}){{12}}"),
     beginning=re.compile(
-        rf"{NO_DIGIT_BEFORE}\d(?:{CARD_DIGIT}){{0,18}}"
-        r"(?:[\s.-]{0,3}|-[0-9A-Fa-f]{1,4}(?:-[0-9A-Fa-f]{0,4})?)\Z"
+        rf"{CARD_START}\d(?:{CARD_DIGIT}){{0,18}}"
+        rf"(?:{CARD_GAP}\\?" + r"|-[0-9A-Fa-f]{1,4}(?:-[0-9A-Fa-f]{0,4})?)\Z"
     ),
-    longest=1 + 18 * 4 + 11,
+    longest=1 + 18 * 11 + 11,
     find_end=_find_card_end,
 )
 
@@ -142,7 +151,7 @@ VERSION_BEFORE = re.compile(
 # A dash and what is not the last address of a range: 93.184.216.34-93.184.216.40, or -40.
 VERSION_AFTER = re.compile(r"-(?!(?:\d{1,3}\.){3}\d)(?:(\d{1,3})(?![A-Za-z0-9_.-])|[A-Za-z0-9_])")
 NO_IPV4_BEFORE = rf"{NO_WORD_BEFORE}(?<![A-Za-z0-9]_)(?<!\d\.)"
-NO_IPV6_BEFORE = r"(?<![A-Za-z0-9])(?<!\d\.)(?<![0-9A-Fa-f]:)(?<!::)"
+NO_IPV6_BEFORE = rf"{NO_WORD_BEFORE}(?<!\d\.)(?<![0-9A-Fa-f]:)(?<!::)"
 
 
 def _find_ip_end(match: Match) -> int | None:
@@ -191,16 +200,17 @@ IP = Pattern(
 
 # --- social security numbers ----------------------------------------------------------------------
 
+SSN_START = rf"(?:(?<!\d)(?:(?<!\d[.-])|{AFTER_LIST_NUMBER})|{AFTER_ESCAPE})"
 SSN = Pattern(
     "ssn",
     "a social security number of the USA",
     hint=re.compile(r"\d{3}[\s-]{1,2}\d\d[\s-]{1,2}\d{4}"),
     pattern=re.compile(  # numbers that are given out, of the Social Security Administration
-        r"(?<!\d)(?<!\d[.-])(?!000|666|9)\d{3}[\s-]{1,2}(?!00)\d\d[\s-]{1,2}(?!0000)\d{4}"
+        rf"{SSN_START}(?!000|666|9)\d{{3}}[\s-]{{1,2}}(?!00)\d\d[\s-]{{1,2}}(?!0000)\d{{4}}"
         r"(?!\d|[.-]\d)"
     ),
     beginning=re.compile(
-        r"(?<!\d)(?<!\d[.-])\d{1,3}(?:[\s-]{1,2}(?:\d{1,2}(?:[\s-]{1,2}\d{0,4}[.-]?)?)?)?\Z"
+        SSN_START + r"\d{1,3}(?:[\s-]{1,2}(?:\d{1,2}(?:[\s-]{1,2}\d{0,4}[.-]?)?)?)?\Z"
     ),
     longest=3 + 2 + 2 + 2 + 4 + 2,
 )

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from gptjax.safety.detector import Match, Pattern
-from gptjax.safety.personal_data import before
+from gptjax.safety.personal_data import AFTER_ESCAPE, before
 
-NO_NUMBER_BEFORE = r"(?<![A-Za-z0-9+])(?<!\d[./-])"
+NO_NUMBER_BEFORE = rf"(?:(?<![A-Za-z0-9+])|{AFTER_ESCAPE})(?<!\d[./-])"
 DIGIT = r"[ ./()-]{0,3}\d"
 EXTENSION = r"(?: ?(?:x|ext\.?) ?\d{1,6})?"
 HINT = re.compile(rf"\d(?:{DIGIT}){{6}}")

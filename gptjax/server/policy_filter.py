@@ -1,8 +1,8 @@
 """A safety policy between HTTP and engine: what its filters find in prompts and answers is masked,
 refused or recorded, and prompts that its classifiers take for harmful are refused or recorded.
 
-An answer leaves as text only while the policy hides any of it: token ids, log-probabilities and
-echoed prompts would go past its filters.
+An answer leaves as plain text only while the policy hides any of it: token ids, log-probabilities
+and echoed prompts would go past its filters, and a form such as JSON would not outlast them.
 """
 
 import dataclasses
@@ -45,6 +45,8 @@ class PolicyFilter:
         """Returns a request with its texts after the filters of input. Raises ApiError (400) for
         what they or the classifiers refuse, and for what would go past them or the filters of
         output."""
+        if self.hides_output and isinstance(body, openai_types.SamplingRequest):
+            _check_form(body)
         match body:
             case openai_types.EmbeddingRequest():
                 changes = {"input": self._prompts(body.input, "input", request_id)}
@@ -175,6 +177,22 @@ def filter_form(
     form = form if changed == body else make_form(changed)
     numbers = range(len(form.requests))
     return form, [policy.filter_answer(request_id, i, form.text_before(i)) for i in numbers]
+
+
+def _check_form(body: openai_types.SamplingRequest) -> None:
+    """Raises ApiError for a form of the answer that the filters may break, as by a label in place
+    of a number in JSON, and whose escapes may hold what they search for."""
+    is_json = body.response_format is not None and body.response_format.type != "text"
+    for param, is_given in (
+        ("response_format", is_json),
+        ("structured_outputs", body.structured_outputs is not None),
+    ):
+        if is_given:
+            message = (
+                f"{param} states a form, which the filters of this server's policy may break: "
+                "leave it out"
+            )
+            raise invalid(message, param, "unsupported_parameter")
 
 
 def _check_completion(body: openai_types.CompletionRequest) -> None:

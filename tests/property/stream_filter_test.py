@@ -15,6 +15,7 @@ RULES = stream_filter.rules(
     [safety.PersonalData(), safety.Credentials(), safety.Secrets(texts=planted.TEXTS)]
 )
 FORMS = ("{}", "It is {}, he said.", "({})", "a: {}\nb: {}", "{} {}", "...{}...", "\u8bf7{}\u8bf7")
+FORMS += (r'{"a": "b\n{}\n", "c": "\t{}"}', r'"\u00fc{}"')  # strings of JSON
 
 
 def stream(parts, rules=RULES, before=""):
@@ -47,6 +48,14 @@ def test_no_character_of_a_secret_leaves_at_any_split(kind):
         expected = "".join(stream([text])[0])
         assert f"<{kind}>" in expected and is_left_of(expected, frame), (text, expected)
         check_splits(text, expected)
+
+
+@pytest.mark.parametrize("before", ["1.", "a\n31."])
+def test_a_number_right_after_that_of_its_place_in_a_list(before):
+    for kind in ("card", "ssn"):
+        secret = planted.SECRETS[kind][0]
+        check_splits(f"{before}{secret}.", f"{before}<{kind}>.")
+    check_splits(f"{before}4111111111111111", f"{before}4111111111111111")  # a decimal number
 
 
 @pytest.mark.parametrize("kind", planted.SECRETS)
@@ -101,6 +110,7 @@ PIECES += ["3704 0044 0532 0130 00", "0", "12", "\n", "\u200b", "sk-", "ghp_", "
 PIECES += ["2606:", "Tel. ", "555", "0123", " ext. ", "x", "open", " sesame", " oil", "v1."]
 PIECES += ["93.184", "-----BEGIN ", "PRIVATE KEY", "-----", "END ", "\\n", "A: b", "\u8bf7", "_"]
 PIECES += ["at 20 peop", ".216.34", "93.184.216.34", "-40", "--", "-rc1", "Chrome/", "/", "'", "&"]
+PIECES += ["\\", "\\u00", "fc", "\\t", "1.", "   ", "**", "\u00b7", "123-45-", "6789", "sesame"]
 PIECES += ["xn--p1ai", "\u0438\u0432\u0430\u043d", "\u7248\u672c", "-2222-4000-8", "\ub85c", "@a."]
 
 
@@ -133,8 +143,9 @@ def test_what_follows_decides_the_same_at_any_split(text):
         "NO93 8601 1117 94",
         "-----BEGIN PRIVATE K",
         "sk-proj-abc",
+        "\\u00f",
         "+49 30 12",
-        "open sesam",
+        "open  sesam",
         "93.184.216.",
         "\u200b\u200b",
     ],

@@ -87,10 +87,14 @@ def test_work_is_linear_and_the_window_is_bounded():
         "4\u200b" * 4000,
         "4" + "\u200b" * 9000,
         "a@b." * 2000,
+        "4" + " " * 9000,
+        "open" + " " * 9000,
+        "4\\n" * 3000,
     ],
 )
 def test_what_is_held_is_bounded_whatever_comes(text):
-    used = stream_filter.StreamFilter(stream_filter.rules([safety.PersonalData()]), b"")
+    rules = stream_filter.rules([safety.PersonalData(), safety.Secrets(texts=planted.TEXTS)])
+    used = stream_filter.StreamFilter(rules, b"")
     longest = max(rule.detector.longest for rule in used._rules)
     held = 0
     for i in range(0, len(text), 3):
@@ -122,19 +126,34 @@ def test_numbers_of_a_region():
         "ghp_short, AKIA, hf_model, -----BEGIN CERTIFICATE-----",
         "000-12-3456, 123-00-4567, 123-45-0000, 923-45-6789",
         "10.0.0.1, version 93.184.216.34, user@host",
+        "0.4111111111111111, 1.4111111111111111, 4111, 1111, 1111, 1111",
     ],
 )
 def test_what_is_none_is_left(text):
     assert filter_text(text)[0] == text
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (r'"Mail:\njane@example.com"', r'"Mail:\n<email>"'),
+        (r'"m\u00fcller@example.com\u003e"', r'"m\u00fc<email>\u003e"'),
+        (r"a\b@example.com \\njane@x.co \u00f@x.co", r"a\b@example.com \\n<email> \<email>"),
+    ],
+)
+def test_an_escape_of_json_is_no_part_of_an_address(text, expected):
+    assert filter_text(text)[0] == expected
+
+
 def test_secrets_of_a_file(tmp_path):
     file = tmp_path / "secrets.txt"
     file.write_text("Blue Heron\n\nzaphod\n")
-    text = "blue\nheron, BLUE HERONS and Zaphod; blueheron"
+    text = "blue\nheron, BLUE HERONS and Zaphod; blueheron, blue" + 16 * " " + "heron"
     assert filter_text(text, safety.Secrets(file=str(file)))[0] == (
-        "<secret>, <secret>S and <secret>; blueheron"
+        "<secret>, <secret>S and <secret>; blueheron, <secret>"
     )
+    text = "blue" + 17 * " " + "heron"
+    assert filter_text(text, safety.Secrets(texts=("Blue  \n heron",)))[0] == text
     with pytest.raises(ValueError, match="a secret has 2 characters; give 3 to 500"):
         literals.detector(["ab"], "x")
 
@@ -154,7 +173,7 @@ def test_false_positives_on_the_brown_corpus(shared):
             i.kind for i in stream_filter.filter_text(sentence, RULES, b"")[1].interventions
         }
     )
-    assert len(sentences) > 50_000 and max(counts.values(), default=0) < len(sentences) / 1000
+    assert len(sentences) == 57_839 and not counts
 
 
 def test_what_is_before_is_still_there():

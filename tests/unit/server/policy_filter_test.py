@@ -232,6 +232,26 @@ def test_what_would_go_past_the_filters(path, body, param):
     post(input_only, path, 400 if param == "prompt" else 200, **body)
 
 
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+        {"structured_outputs": {"regex": r"jane\\u0040example\.com"}},
+    ],
+)
+def test_a_form_that_the_filters_may_break(path, form):
+    (param,) = form
+    for action in ("mask", "refuse"):
+        used = client(output=(*LOG, safety.Credentials(action=action)))
+        error = post(used, path, 400, **form).json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", param)
+        assert error["message"].startswith(f"{param} states a form, which the filters of this")
+        post(used, path, response_format={"type": "text"})
+    post(client(input=FILTERS, output=LOG), path, **form)
+
+
 def test_ids_of_texts_to_embed_go_past_the_filters_of_input():
     body = {"model": "tiny", "input": [1, 2]}
     assert client(input=LOG).post("/v1/embeddings", json=body).status_code == 400
