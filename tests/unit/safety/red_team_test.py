@@ -123,7 +123,9 @@ def test_prompts_that_a_classifier_refuses_are_refusals(files, monkeypatch):
             return [{"harmful": float("poison" in text)} for text in texts]
 
     loaded = []
-    monkeypatch.setattr(text_classifier, "load", lambda path, warn: loaded.append(path) or Scorer())
+    monkeypatch.setattr(
+        text_classifier, "load", lambda path, **given: loaded.append(path) or Scorer()
+    )
     flags = ["--policy=refuse", "--set=classifiers.0.model=here"]
     _, reasons = run(files, *flags)
     assert reasons["5"] == [] and loaded == ["here"]
