@@ -19,6 +19,7 @@ from gptjax.data.tokenizers import (
 from gptjax.server.generation import Grammar, GrammarError, GrammarKind
 
 MAX_CHARS = 100_000  # of a grammar's source
+MESSAGES = {"NoExtensionBias": "no text matches it"}  # llguidance's own words -> plainer ones
 
 
 class GrammarCompiler:
@@ -91,7 +92,8 @@ class Matcher:
         no token to end it. Raises GrammarError if it takes too long or nothing matches."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise GrammarError(self._kind, _one_line(self._matcher.get_error()))
+            message = _one_line(self._matcher.get_error())
+            raise GrammarError(self._kind, MESSAGES.get(message, message))
         allowed_V = np.unpackbits(bits, bitorder="little")[: self._n_vocab].astype(bool)
         return np.pad(allowed_V, (0, self._n_vocab - len(allowed_V)))
 
