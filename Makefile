@@ -10,6 +10,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# Two processes, a file in one of them for its fixtures; one that dies ends the run.
+TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 EXTRA = tests/unit/data/tokenizers/gpt1_bpe_test.py tests/unit/weights/tokenizer_json_test.py tests/parity/exported_test.py tests/parity/harness_test.py
 EXTRA += tests/e2e/bucket_test.py tests/parity/smollm2_test.py
@@ -20,10 +22,10 @@ train: $(VENV)/installed
 	$(RUN) -m gptjax.train --config=nano
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+	$(RUN) -m pytest $(TWO)
 
 test-slow: $(VENV)/installed-dev
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest $(TWO) -m slow
 
 test-docs: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow tests/e2e/docs_test.py

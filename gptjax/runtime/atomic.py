@@ -85,10 +85,18 @@ def sync(path: pathlib.Path) -> None:
 def remove_partial(directory: pathlib.Path) -> None:
     """Removes partial files in `directory` that killed processes on this machine left behind."""
     for path in directory.glob(f"*.{socket.gethostname()}-*.partial"):
-        try:
-            # Signal 0 only checks whether the process exists.
-            os.kill(int(path.name.removesuffix(".partial").rpartition("-")[2]), 0)
-        except ProcessLookupError:
+        if not _is_running(int(path.name.removesuffix(".partial").rpartition("-")[2])):
             path.unlink(missing_ok=True)
-        except PermissionError:  # it is alive and another user's
-            continue
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended: as a zombie it waits for its parent, which may
+    be an init that takes its time."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # another user's
+        return True

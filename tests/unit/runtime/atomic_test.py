@@ -3,7 +3,10 @@ one or the new one."""
 
 import errno
 import os
+import subprocess
+import time
 
+import psutil
 import pytest
 
 from gptjax.runtime import atomic, storage
@@ -82,3 +85,21 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path):
     ):
         raise full
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_also_while_nobody_has_noticed_its_end(tmp_path):
+    """A zombie is one whose parent, for an orphan the system's init, has not waited for it."""
+    host = os.uname().nodename
+    ended = subprocess.Popen(["true"])
+    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    kept = tmp_path / f"a.npy.{host}-{os.getpid()}.partial"
+    others = [tmp_path / f"{name}.npy.{host}-{ended.pid}.partial" for name in "bc"]
+    for file in (kept, *others):
+        file.touch()
+    atomic.remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    ended.wait()
+    others[0].touch()
+    atomic.remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
