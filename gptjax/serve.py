@@ -335,6 +335,7 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         if args.users is not None:
             raise
         template = None
+    pieces = grammar.find_token_bytes(loaded.tokenizer)
     # On several devices two programs with collectives at once may wait for each other.
     is_alone = loaded.mesh.size == 1
     return served_model.ServedModel(
@@ -346,8 +347,8 @@ def served_model(args: argparse.Namespace, loaded: Any, engine: Any) -> Any:
         created=int(time.time()),
         embed=embeddings.make_embed(loaded.inference_model) if is_alone else None,
         attention=attention_maps.make_maps(loaded.inference_model) if is_alone else None,
-        token_bytes=grammar.find_token_bytes(loaded.tokenizer),
-        longest_token=grammar.longest_token(loaded.tokenizer),
+        token_bytes=pieces,
+        token_bound=None if pieces is None else grammar.token_bound(loaded.tokenizer, pieces),
     )
 
 

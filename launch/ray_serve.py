@@ -74,7 +74,7 @@ def parse_flags(flags: dict[str, Any]) -> argparse.Namespace:
     if args.model is None:
         raise ValueError("there is nothing to serve: give model=DIR")
     serve.check_args(args)
-    registry.policy(args.policy)
+    registry.policy(args.policy)  # refuses one that is not known
     return args
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gptjax.server import openai_types, work
+from gptjax.server.access_log import CLIENT_GONE
 from gptjax.server.generation import GenerationRequest, Piece
 from gptjax.server.generation_stream import GenerationStream
 from gptjax.server.openai_errors import ApiError, server_error, shutting_down
@@ -123,6 +124,8 @@ class EventStream(StreamingResponse):
         except TimeoutError:
             pass  # the client does not read; the connection is closed, the answer being incomplete
         except asyncio.CancelledError:  # the server ends, and has waited for as long as it may
+            if scope["state"]["record"].status == CLIENT_GONE:
+                raise  # nothing was sent: AccessLog answers
             last = event(shutting_down().body())
             await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:

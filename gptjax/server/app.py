@@ -72,7 +72,7 @@ class Routes:
         self._model, self._options, self.load = model, options, load
         self.metrics = metrics.Metrics(model.generator)
         self._computing, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(READERS)
-        if options.policy is not None and options.policy.is_slow:
+        if options.policy is not None and options.policy.has_input_models:
             self._filtering = anyio.CapacityLimiter(1)
         else:
             self._filtering = self._reading

@@ -2,6 +2,7 @@
 expression. llguidance (github.com/guidance-ai/llguidance) finds them, given the bytes of tokens.
 """
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -139,18 +140,38 @@ def find_token_bytes(tokenizer: build.Tokenizer) -> list[bytes] | None:
         return None
 
 
-def longest_token(tokenizer: build.Tokenizer) -> int | None:
-    """Returns the most bytes of a text that become one token; None for a tokenizer that changes a
-    text first, which may make it shorter."""
+@dataclasses.dataclass(frozen=True)
+class TokenBound:
+    """How few tokens a text can have. longest: the most bytes of a token. dropped: bytes that are
+    no token by themselves, and may become none."""
+
+    longest: int
+    dropped: bytes = b""
+
+    def least_tokens(self, text: str) -> int:
+        """Returns a number of tokens that a text has at least. White space counts as nothing, since
+        chat templates and tokenizers may leave it out."""
+        content = "".join(text.split()).encode(errors="surrogatepass")
+        return len(content.translate(None, self.dropped)) // self.longest
+
+
+def token_bound(tokenizer: build.Tokenizer, pieces: list[bytes]) -> TokenBound | None:
+    """Returns the bound of a tokenizer; None if it may change a text first, or has one token for
+    unknown text of any length. pieces: its `token_bytes`."""
     match tokenizer:
         case chat_tokens.ChatTokens(base=base):
-            return longest_token(base)
+            return token_bound(base, pieces)
         case build.ByteTokenizer() | byte_level_bpe.ByteLevelTokenizer():
-            return max(map(len, token_bytes(tokenizer)))
+            keeps_text = True
         case json_tokenizer.JsonTokenizer(content=content):
-            if json.loads(content)["normalizer"] is None:
-                return max(map(len, token_bytes(tokenizer)))
-    return None
+            spec = json.loads(content)
+            is_bpe = spec["model"]["type"] == "BPE" and tokenizer.unknown is None
+            keeps_text = is_bpe and spec.get("normalizer") is None
+        case _:
+            keeps_text = False
+    known = {piece[0] for piece in pieces if len(piece) == 1}
+    dropped = bytes(byte for byte in range(256) if byte not in known)
+    return TokenBound(max(map(len, pieces)), dropped) if keeps_text else None
 
 
 def _piece_bytes(processor: Any, i: int) -> bytes:

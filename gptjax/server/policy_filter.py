@@ -22,8 +22,8 @@ Body = TypeVar("Body", bound=openai_types.Record)
 class PolicyFilter:
     """The filters of a policy. write: takes the line of JSON of each intervention, in any thread;
     digests in them are comparable until the server ends. classifiers: those of the policy, loaded.
-    load, errors: as of stream_filter.rules. is_slow: whether models read prompts. hides_output:
-    whether answers leave as text only.
+    load, errors: as of stream_filter.rules. has_input_models: whether models read prompts.
+    hides_output: whether answers leave as text only.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class PolicyFilter:
         self._classifiers = classifiers
         self._input = stream_filter.rules(policy.input, load)
         self._output = stream_filter.rules(policy.output, load)
-        self._is_slow = _has_models(policy.output)
-        self.is_slow = bool(classifiers) or _has_models(policy.input)
+        self._has_output_models = _has_models(policy.output)
+        self.has_input_models = bool(classifiers) or _has_models(policy.input)
         self.hides_output = any(rule.action != "log" for rule in self._output)
         self._write, self._key = write, secrets.token_bytes(32)
 
@@ -84,7 +84,7 @@ class PolicyFilter:
         """Returns the filter of a choice of an answer. before: what it continues."""
         found = stream_filter.StreamFilter(self._output, self._key, before)
         labels = {"request": request_id, "choice": number}
-        return AnswerFilter(found, self._write, labels, self._is_slow)
+        return AnswerFilter(found, self._write, labels, self._has_output_models)
 
     def _prompts(self, prompts: Any, param: str, request_id: str) -> Any:
         if not self._input:

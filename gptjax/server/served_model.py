@@ -12,6 +12,7 @@ from gptjax.generate import streaming
 from gptjax.server import openai_types
 from gptjax.server.attention_maps import AttentionMaps
 from gptjax.server.generation import Generator, Grammar, RowSampling
+from gptjax.server.grammar import TokenBound
 from gptjax.server.openai_errors import ApiError, invalid
 
 ANY_OBJECT = '{"type": "object"}'
@@ -23,8 +24,8 @@ class ServedModel:
     """name: which requests give as `model`. chat_template: None for a model that does not chat.
     digest: of parameters and tokenizer. embed: lists of ids -> float32 (B, D), one embedding each;
     None if there are none. attention: its attention maps; None if there are none. token_bytes: of
-    each token, b"" for control tokens; None where tokens are no pieces of text. longest_token: the
-    most bytes of a text that become one token; None if not known. created: Unix time."""
+    each token, b"" for control tokens; None where tokens are no pieces of text. token_bound:
+    how few tokens a text can have; None if not known. created: Unix time."""
 
     name: str
     generator: Generator
@@ -35,7 +36,7 @@ class ServedModel:
     embed: Embed | None = None
     attention: AttentionMaps | None = None
     token_bytes: Sequence[bytes] | None = None
-    longest_token: int | None = None
+    token_bound: TokenBound | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -109,11 +110,16 @@ def check_number(n: int, param: str, limit: int) -> None:
 
 def check_size(model: ServedModel, text: str, param: str) -> None:
     """Raises ApiError for a text that is longer than the context whatever its tokens are, so that
-    nobody waits for its tokens. White space, which templates and tokenizers leave out, counts as
-    nothing."""
-    if model.longest_token is not None:
-        n_bytes = sum(len(word.encode(errors="surrogatepass")) for word in text.split())
-        check_length(model, n_bytes // model.longest_token, 0, param)
+    nobody waits for its tokens."""
+    if model.token_bound is not None:
+        n_least, n_ctx = model.token_bound.least_tokens(text), model.generator.n_ctx
+        if n_least > n_ctx:
+            raise invalid(
+                f"This model's maximum context length is {n_ctx:,} tokens. However, the {param} "
+                f"has at least {n_least:,} tokens: shorten it",
+                param,
+                "context_length_exceeded",
+            )
 
 
 def check_length(model: ServedModel, n_prompt: int, max_tokens: int, param: str) -> None:

@@ -13,6 +13,7 @@ from gptjax.config import safety
 from gptjax.safety import prompt_classifier
 from gptjax.server import access_log, api_keys, app, moderations, policy_filter, request_body, work
 from gptjax.server.generation import GrammarError
+from gptjax.server.grammar import TokenBound
 from tests import fake_generator
 from tests.fake_generator import NAME, FakeGenerator, make_client
 
@@ -207,7 +208,7 @@ def test_the_time_limit_is_for_what_models_read_too(path):
 @pytest.mark.parametrize("path", ["completions", "chat/completions", "embeddings"])
 def test_a_text_that_must_be_too_long_is_not_tokenized(monkeypatch, path):
     """White space may be left out by a template or a tokenizer."""
-    client = make_client(FakeGenerator(n_ctx=64), model={"longest_token": 4})
+    client = make_client(FakeGenerator(n_ctx=64), model={"token_bound": TokenBound(4)})
     tokenized, kind = [], type(fake_generator.TOKENIZER)
     encode = kind.encode
 
@@ -223,11 +224,12 @@ def test_a_text_that_must_be_too_long_is_not_tokenized(monkeypatch, path):
         given = {"messages": messages} if "chat" in path else given
         response = client.post(f"/v1/{path}", json={"model": NAME} | given)
         error = error_of(response, 400)
-        return error["code"], any(text in one for one in tokenized)
+        assert error["code"] == "context_length_exceeded"
+        return "has at least 65 tokens" in error["message"], any(text in one for one in tokenized)
 
-    assert post("a" * 261) == ("context_length_exceeded", False)
-    assert post("a" * 259) == ("context_length_exceeded", True)
-    assert post("a " * 259) == ("context_length_exceeded", True)
+    assert post("a" * 261) == (True, False)
+    assert post("a" * 259) == (False, True)
+    assert post("a " * 259) == (False, True)
 
 
 def test_more_answers_than_the_server_holds_are_no_reason_to_try_again():

@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import tokenizers
 
-from gptjax.data.tokenizers import build, byte_level_bpe
+from gptjax.data.tokenizers import build, byte_level_bpe, json_tokenizer
 from gptjax.server import grammar
 from gptjax.server.generation import Grammar, GrammarError
-from tests import prose
+from tests import prose, tokenizer_kinds
 
 RNG = np.random.default_rng(0)
 END = 256
@@ -71,12 +72,39 @@ def test_without_an_end_token_the_text_ends_where_nothing_may_follow():
     assert write(matcher, tokenizer, 9) == ("ab", True)
 
 
-def test_no_token_has_more_bytes_of_a_text_than_the_longest():
-    longest = grammar.longest_token(build.ByteTokenizer())
-    assert longest == 1
+def token_bound(tokenizer):
+    return grammar.token_bound(tokenizer, grammar.token_bytes(tokenizer))
+
+
+def test_a_bound_is_of_the_longest_token():
+    assert token_bound(build.ByteTokenizer()) == grammar.TokenBound(1)
     trained = byte_level_bpe.train(prose.read_paragraphs(), 400)
     longest = max(len(trained.decode([i]).encode()) for i in range(256, 400))
-    assert grammar.longest_token(trained) == longest > 3
+    assert token_bound(trained) == grammar.TokenBound(longest) and longest > 3
+
+
+@pytest.mark.parametrize("kind", tokenizer_kinds.KINDS)
+def test_no_text_has_fewer_tokens_than_its_bound(kind):
+    """Also of a vocabulary without some bytes, whose characters become nothing."""
+    content, settings = tokenizer_kinds.content(kind)
+    spec = json.loads(content)
+    spec["model"]["merges"] = [pair for pair in spec["model"]["merges"] if "q" not in str(pair)]
+    vocabulary = spec["model"]["vocab"]
+    spec["model"]["vocab"] = {x: i for x, i in vocabulary.items() if "q" not in x}
+    for tokenizer_json in (content, json.dumps(spec).encode()):
+        tokenizer = json_tokenizer.JsonTokenizer(tokenizer_json, json.dumps(settings).encode(), "")
+        bound = token_bound(tokenizer)
+        assert (bound is None) == (spec["normalizer"] is not None)
+        for text in [*tokenizer_kinds.hard_texts(), "q" * 999, "abq " * 99] * (bound is not None):
+            assert bound and len(tokenizer.encode(text)) >= bound.least_tokens(text), text
+
+
+def test_a_text_of_unknown_words_may_have_one_token():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "a": 1}, "<unk>"))
+    words.decoder = tokenizers.decoders.ByteLevel()
+    settings = json.dumps({"eos_token": "a"}).encode()
+    tokenizer = json_tokenizer.JsonTokenizer(words.to_str().encode(), settings, "x")
+    assert len(tokenizer.encode("word" * 99)) == 1 and token_bound(tokenizer) is None
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from gptjax.server import generation_stream, http_server
+from gptjax.server import access_log, answer, generation_stream, http_server
 from tests import fake_generator
 from tests.fake_generator import END, FakeGenerator
 
@@ -184,6 +185,33 @@ def test_a_stream_that_the_end_of_a_drain_cuts_has_an_error_and_an_end():
             content += more
         connection.close()
     assert b'"code": "shutting_down"' in content and content.endswith(b"0\r\n\r\n")
+
+
+def test_a_stream_that_was_not_begun_when_the_drain_ends_is_answered_as_any_request():
+    sent = []
+
+    async def main():
+        async def send(message):
+            sent.append(message["type"])
+            if len(sent) == 1:
+                await asyncio.Event().wait()
+
+        async def no_events():
+            yield b""
+
+        stream = SimpleNamespace(deadline=time.monotonic() + WAIT_S, cancel=lambda: None)
+        scope = {"type": "http", "state": {"record": access_log.RequestRecord(0.0)}}
+        task = asyncio.ensure_future(
+            answer.EventStream(no_events(), stream)(scope, asyncio.Event().wait, send)
+        )
+        while not sent:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert sent == ["http.response.start"]
 
 
 def test_a_drain_has_an_end():

@@ -12,6 +12,7 @@ import types
 import anyio
 import pytest
 
+from gptjax.server import access_log
 from gptjax.server.chat_page import answers, conversations
 from tests.fake_generator import FakeGenerator, serve
 
@@ -117,6 +118,7 @@ def test_an_answer_is_stored_though_its_request_is_canceled():
 
     stored, ends, form = Stored(), [], types.SimpleNamespace(head={}, event_kind="")
     stream = types.SimpleNamespace(cancel=lambda: None)
+    connection = {"type": "http", "state": {"record": access_log.RequestRecord(0.0)}}
 
     async def leave():
         stream.deadline = asyncio.get_running_loop().time() + 1000
@@ -126,7 +128,7 @@ def test_an_answer_is_stored_though_its_request_is_canceled():
             async def send(message):
                 scope.cancel()
 
-            await response({"type": "http"}, anyio.sleep_forever, send)
+            await response(connection, anyio.sleep_forever, send)
 
     asyncio.run(leave())
     assert stored.closed and ends == [1]
