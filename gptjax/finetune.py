@@ -307,7 +307,7 @@ class ClassificationObjective:
         abstract_params = state.abstract_state(
             config, context.step.model, context.step.tx, context.mesh
         ).params
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard_host_to_device("allow"):
             step, params, _ = text_classifier.restore_best(
                 context.checkpoints, context.directory, steps, abstract_params
             )

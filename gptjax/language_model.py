@@ -124,7 +124,7 @@ class LanguageModel(open_model.LoadedModel):
         arguments.check_int("seed", seed, 0, MAX_SEED)
         streaming.normalize_stops(self.tokenizer, stops)
         sampling_params = sampling.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
-        key = jax.random.key(seed)
+        key = sampling.random_key(seed)
         if num_beams is not None:
             if stream or sampling_params != sampling.SamplingParams() or seed:
                 raise ValueError(

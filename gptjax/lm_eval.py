@@ -12,8 +12,6 @@ lm_eval.simple_evaluate(model="gptjax", ...) works.
 import logging
 from typing import Any
 
-import jax
-
 from gptjax import cli
 from gptjax.config import parse
 from gptjax.runtime import errors
@@ -175,7 +173,7 @@ class GptJaxLM(model.TemplateLM):
                     ]
                     for i in numbers
                 ]
-                key = jax.random.key(0)
+                key = sampling.random_key(0)
                 for i, new in generation.sample_until(
                     self.inference_model,
                     prompts,

@@ -313,13 +313,11 @@ class Sampler:
 
     def _sample(self, prompt: list[int], prefix: str, index: int) -> None:
         """Prints n continuations: a single one as it is generated, several at the end."""
-        import jax
 
-        from gptjax.generate import decode, streaming
+        from gptjax.generate import decode, sampling, streaming
 
         args, out = self._args, self._out
-        key = jax.random.key(args.seed or 0)
-        key = jax.random.fold_in(key, index) if index else key
+        key = sampling.random_key(args.seed or 0, *([index] if index else []))
         steps_per_call = 1 if args.num_samples == 1 else decode.STEPS_PER_CALL
         stream = streaming.stream(
             self._inference_model,

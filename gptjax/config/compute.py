@@ -34,6 +34,11 @@ class Compute:
     scan_layers: bool | None = None
     """True: one lax.scan over the periods of layers; False: unrolled; None: a scan, but unrolled on
     CPU where nothing is rematerialized."""
+    microbatch_loop: Literal["auto", "device", "host"] = "auto"
+    """Where the loop over the microbatches of a step runs. device: in one program for each step,
+    whose end nothing waits for; host: a program for each microbatch, so that progress shows and
+    Ctrl-C works within a step; auto: device, but host on CPU, where XLA runs the bodies of loops
+    slowly."""
     kv_cache_dtype: Literal["auto", "bfloat16", "int8"] = "auto"
     """Of the keys and values that generation keeps. auto: as dtype; int8: rounded to 255 steps of
     the largest element of each token and head, with a float32 scale."""

@@ -61,7 +61,7 @@ class PreemptionGuard:
             mine = np.array(
                 [self._processes.process_id + 1 if self.stop_requested else 0], np.int32
             )
-            with jax.transfer_guard("allow"):
+            with jax.transfer_guard_host_to_device("allow"):
                 self._votes = self._max_vote(
                     jax.make_array_from_callback(
                         (self._n_devices,), self._per_device, lambda index: mine

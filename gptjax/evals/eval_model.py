@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-
 from gptjax.config import evaluation
 from gptjax.data.tokenizers.build import Tokenizer
 from gptjax.evals import generation, loglikelihood, metrics, prompts, stop_words, tree_batches
+from gptjax.generate import sampling
 from gptjax.model import inference
 from gptjax.sharding import rules
 
@@ -36,7 +35,7 @@ def generate_outcomes(
     """Yields the outcome of each prompt, without its scores, as it is computed. seed: of sampled
     text."""
     if isinstance(method, evaluation.GenerationMethod):
-        key = jax.random.key(seed)
+        key = sampling.random_key(seed)
         for number, output in generation.generate_until(
             model.inference_model,
             [prompt.context_tokens[0] for prompt in prompt_list],

@@ -63,7 +63,7 @@ def sample_until(
             batch,
             n_tokens,
             sampling_params,
-            jax.random.fold_in(key, start),
+            sampling.fold_in(key, start),
             stops,
         )
         return ["".join(row) for row in zip(*parts, strict=True)]

@@ -149,8 +149,8 @@ class Conversation:
         self.n_dropped, ids = self._fit(turns, message)
         self.n_prompt = len(ids)
         number = len(turns) + (self._n_retries << 16)
-        key = jax.random.key(self._options.seed)
-        key = jax.random.fold_in(key, number) if number else key  # the first as gptjax.sample's
+        # the first as gptjax.sample's
+        key = sampling.random_key(self._options.seed, *([number] if number else []))
         self._answer = self._generate(turns, message, ids, key)
         return self._answer
 

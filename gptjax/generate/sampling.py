@@ -1,5 +1,6 @@
 """Samples a token from logits: greedily, or with temperature, top-k and top-p."""
 
+import functools
 from typing import Annotated
 
 import jax
@@ -28,6 +29,18 @@ class SamplingParams:
     temperature: Annotated[float, Bounds(0, 1e300)] = 1.0
     top_k: Annotated[int, Bounds(1, 2**63 - 1)] | None = None
     top_p: Annotated[float, Bounds(0, 1, above=True)] | None = None
+
+
+def random_key(seed: int, *indices: int) -> jax.Array:
+    """Returns the random key of a seed, with each index folded in, one after the other."""
+    with jax.transfer_guard_host_to_device("allow"):  # intended: two words
+        return fold_in(jax.random.key(seed), *indices)
+
+
+def fold_in(key: jax.Array, *indices: int) -> jax.Array:
+    """Returns `key` with each index folded in, one after the other."""
+    with jax.transfer_guard_host_to_device("allow"):  # intended: a word
+        return functools.reduce(jax.random.fold_in, indices, key)
 
 
 @shaped

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gptjax.config import schema
 from gptjax.sharding import chips, topology
 
 # Eigen for matrix products and YNNPACK only for sums over rows, since its products are slower
@@ -54,16 +55,27 @@ def _cpu_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
-def configure_runtime() -> None:
+def configure_runtime(compute: schema.Compute | None = None) -> None:
     """Configures jax and malloc for a program that computes; call it before devices start their
-    threads.
+    threads. compute: of a config that trains.
 
-    Asynchronous dispatch on CPU is disabled: simulated devices share a few threads, and concurrent
-    programs starve each other of them. Raises ValueError if the address-space limit is too low.
+    Asynchronous dispatch on CPU is disabled unless the config has compute.microbatch_loop=device:
+    simulated devices share a few threads, and concurrent programs starve each other of them. Raises
+    ValueError if the address-space limit is too low.
     """
     topology.prepare_backends()
     tune_malloc()
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    is_on_device = compute is not None and compute.microbatch_loop == "device"
+    jax.config.update("jax_cpu_enable_async_dispatch", is_on_device)
+
+
+def dispatches_asynchronously(compute: schema.Compute, mesh: jax.sharding.Mesh) -> bool:
+    """Whether a training step is dispatched while the one before may still be computed: on
+    accelerators, and with compute.microbatch_loop=device on CPU, too, but not by several simulated
+    devices, since two programs with collectives abort there.
+    """
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return not is_cpu or compute.microbatch_loop == "device" and mesh.size == 1
 
 
 def tune_malloc() -> None:

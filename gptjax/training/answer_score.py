@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import chat, rlhf
@@ -79,6 +78,7 @@ class AnswerScore:
         """Returns the function from parameters to the mean score, NaN if logits are not finite.
         rows: sampled at a time. put_on_mesh: as make_program of a training.context.Objective has
         it."""
+        draw_keys = jax.jit(rollout.row_keys, static_argnums=(0, 3))
         sample = jax.jit(
             rollout.Sampler(self._task, model, self._end_token), compiler_options=self._options
         )
@@ -90,9 +90,8 @@ class AnswerScore:
             # Padding repeats a prompt, since a reward function sees it.
             for i, ids in enumerate([*part, *[part[0]] * (rows - len(part))]):
                 prompts_BT[i, : len(ids)], lengths_B[i] = ids, len(ids)
-            keys_B = rollout.row_keys(
-                self._seed, jnp.int32(rollout.EVAL_STEP), jnp.int32(first), rows
-            )
+            with jax.transfer_guard_host_to_device("allow"):  # of two numbers
+                keys_B = draw_keys(self._seed, rollout.EVAL_STEP, first, rows)
             sampled = sample(
                 params, put_on_mesh(prompts_BT, "B1"), put_on_mesh(lengths_B, "B"), keys_B
             )
@@ -101,8 +100,7 @@ class AnswerScore:
             return scores if is_finite else np.full(len(part), np.nan)
 
         def score(params: Any) -> float:
-            with jax.transfer_guard("allow"):
-                parts = [score_rows(params, i) for i in range(0, len(self._prompts), rows)]
+            parts = [score_rows(params, i) for i in range(0, len(self._prompts), rows)]
             return float(np.mean(np.concatenate(parts).astype(np.float64)))
 
         return score

@@ -43,7 +43,7 @@ def train(
     from gptjax.training import run_summary
 
     # --- mesh
-    xla_options.configure_runtime()
+    xla_options.configure_runtime(request.config.compute)
     mesh = device_mesh.make_mesh(request.config.mesh)
     rules.check(request.config, mesh)
     device_mesh.check_state_fits(request.config.model, mesh)
@@ -146,6 +146,8 @@ class TrainLoop:
     def __init__(self, contexts: Sequence[TrainContext], program: Program, state: Any):
         """contexts: one per run; mesh, processes, console and profiler of the first are used for
         all. state: what `program` takes, at the step of the contexts' resume points."""
+        from gptjax.sharding import xla_options
+
         self._contexts, self._program, self._state = contexts, program, state
         self._first = contexts[0]
         self._schedule = self._first.batch_schedule
@@ -156,9 +158,11 @@ class TrainLoop:
         has_record = all(context.resume_point.record_bytes is not None for context in contexts)
         self._settled_step = start if has_record else None
         # (step, metrics, time at which it ended) of the last dispatched step until it is reported;
-        # the time is known only on CPU, where dispatching waits for the result
+        # the time is known only where dispatching waits for the result
         self._pending: tuple[int, dict, float | None] | None = None
-        self._is_synchronous = self._first.mesh.devices.flat[0].platform == "cpu"
+        self._is_synchronous = not xla_options.dispatches_asynchronously(
+            self._first.config.compute, self._first.mesh
+        )
         self._clock = time.perf_counter()
         self._draw_time = time.monotonic()  # of loss.png
 
@@ -198,6 +202,8 @@ class TrainLoop:
 
     def _take_steps(self, guard: Any) -> bool:
         """Takes steps until the last one (True) or until `guard` asks for a stop (False)."""
+        import jax
+
         first, loop, profiler = self._first, self._first.config.loop, self._first.profiler
         batch_iterators = [iterate_batches(context) for context in self._contexts]
         while True:
@@ -228,6 +234,8 @@ class TrainLoop:
             if outputs is not None:
                 self._state, metrics = outputs
                 self.step += 1
+                if self._is_synchronous:
+                    jax.block_until_ready(metrics)
                 end_time = time.perf_counter() if self._is_synchronous else None
                 self._report()
                 self._pending = self.step, metrics, end_time
@@ -283,9 +291,13 @@ class TrainLoop:
 
     def _sample(self, is_last: bool) -> None:
         """Shows samples of the first run that was not abandoned."""
+        import jax
+
         context = self._contexts[self._active[0]]
         run_state = self._program.run_state(self._state, self._active[0])
-        texts = context.objective.generate_samples(context, run_state, self.step, is_last)
+        # Prompts are placed on one device, from which they go to all of the mesh.
+        with jax.transfer_guard_device_to_device("allow"):
+            texts = context.objective.generate_samples(context, run_state, self.step, is_last)
         titles = [f"{context.name}: sample {i} of {len(texts)}" for i in range(1, len(texts) + 1)]
         context.out.print_samples(texts, titles if context.name else None)
 

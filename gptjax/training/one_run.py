@@ -36,9 +36,8 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     """Returns advance(state, batch, guard, progress) -> (state, metrics), which donates the state;
     it returns None if a stop was requested before the step was complete.
 
-    On accelerators the whole step is one program with a loop over microbatches. On CPU each
-    microbatch is a program of its own: a step of half a million tokens takes an hour there, so
-    this lets progress show and Ctrl-C work within it, and it avoids XLA's slow loop bodies."""
+    By compute.microbatch_loop the whole step is one program with a loop over microbatches, or each
+    microbatch is a program of its own."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -49,7 +48,9 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     options = xla_options.options(device)
     # A batch ramp may need several microbatches per step even if the full batch is one microbatch.
     has_ramp = context.config.train.batch_ramp is not None
-    if device.platform == "cpu" and (n_microbatches > 1 or has_ramp):
+    loop = context.config.compute.microbatch_loop
+    is_on_host = loop == "host" or loop == "auto" and device.platform == "cpu"
+    if is_on_host and (n_microbatches > 1 or has_ramp):
         return _make_microbatch_fn(context, put_on_mesh, options)
     # Without a ramp the number of microbatches is a constant of the program. With a ramp it is an
     # argument: one program serves all batch sizes of the ramp, and a second one the full batch,
@@ -62,7 +63,7 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
     def advance(state, batch, guard, progress):
         count = int(batch["count"])
         if has_ramp:
-            with jax.transfer_guard("allow"):
+            with jax.transfer_guard_host_to_device("allow"):
                 count = jax.make_array_from_callback((), replicated, lambda _: batch["count"])
         return step_fn(state, put_on_mesh(batch["tokens"], "MB1", int(batch["rows"])), count)
 

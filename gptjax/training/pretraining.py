@@ -131,7 +131,6 @@ def _with_rows(table: Any, n_rows: int) -> Any:
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
     """Returns loop.sample_prompt and a continuation of it; for a model whose logits are not finite,
     a line that says so. context: a training.context.TrainContext."""
-    import jax
 
     from gptjax.data.tokenizers import build
     from gptjax.generate import decode, sampling
@@ -139,16 +138,15 @@ def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
 
     tokenizer, loop = context.dataset.tokenizer, context.config.loop
     prompt = build.encode_prompt(tokenizer, loop.sample_prompt)
-    with jax.transfer_guard("allow"):
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)
-        lm = inference.prepare(context.step.model, state.params)
-        try:
-            (new_tokens,) = decode.generate(
-                lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text
-            )
-        except (
-            inference.NonFiniteLogits
-        ) as error:  # the run goes on: whether it gives up is its own rule's to say
-            return f"no sample: {error}"
+    key = sampling.random_key(seed, step)
+    sampling_params = sampling.SamplingParams(temperature=0.8, top_k=40)
+    lm = inference.prepare(context.step.model, state.params)
+    try:
+        (new_tokens,) = decode.generate(
+            lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text
+        )
+    except (
+        inference.NonFiniteLogits
+    ) as error:  # the run goes on: whether it gives up is its own rule's to say
+        return f"no sample: {error}"
     return tokenizer.decode([*prompt, *new_tokens])

@@ -182,7 +182,7 @@ class RewardObjective(sft.SftObjective):
     def generate_samples(self, context, state, step, is_last):
         """At the end the result is chosen, measured and normalized."""
         if is_last:
-            with jax.transfer_guard("allow"):
+            with jax.transfer_guard_host_to_device("allow"):
                 self._finish(context)
         return []
 

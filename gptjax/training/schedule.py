@@ -10,7 +10,8 @@ from gptjax.config import schema
 
 def lr_at(schedule: schema.Schedule, tokens: int) -> float:
     """Returns `learning_rate` at a number of tokens as a Python float."""
-    return float(jax.device_get(learning_rate(schedule, jnp.float32(tokens))))
+    rate = jax.jit(lambda: learning_rate(schedule, jnp.float32(tokens)))()
+    return float(jax.device_get(rate))
 
 
 def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:

@@ -279,18 +279,17 @@ class SftObjective:
         ]
         if not prompts:
             return []
-        with jax.transfer_guard("allow"):
-            try:
-                answers = decode.generate(
-                    inference.prepare(context.step.model, state.params),
-                    prompts,
-                    n_tokens,
-                    sampling.SamplingParams(temperature=0.0),
-                    jax.random.key(0),
-                    preferences.end_token(tokenizer, rows.template),
-                )
-            except inference.NonFiniteLogits as error:  # the run goes on
-                return [f"no sample: {error}"]
+        try:
+            answers = decode.generate(
+                inference.prepare(context.step.model, state.params),
+                prompts,
+                n_tokens,
+                sampling.SamplingParams(temperature=0.0),
+                sampling.random_key(0),
+                preferences.end_token(tokenizer, rows.template),
+            )
+        except inference.NonFiniteLogits as error:  # the run goes on
+            return [f"no sample: {error}"]
         return [
             tokenizer.decode([*prompt, *answer])
             for prompt, answer in zip(prompts, answers, strict=True)

@@ -9,7 +9,21 @@ import pytest
 from gptjax.report import events, loss_plot, reward_plot
 from gptjax.sharding import device_mesh
 from gptjax.training import loop, pretraining, resume
-from tests import short_run, tiny
+from tests import device_memory, short_run, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guarded_memory():
+    """The programs run as on an accelerator, where the host sees no array of a device."""
+    with device_memory.simulate():
+        yield
+
+
+@pytest.fixture
+def implicit_transfers():
+    """Of a test that itself computes."""
+    with jax.transfer_guard("allow"):
+        yield
 
 
 @pytest.fixture(scope="session")

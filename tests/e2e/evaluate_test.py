@@ -97,6 +97,7 @@ def done(there):
     return records(there)
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_a_model_with_nan_logits_is_refused_once(there, done, monkeypatch, capsys):
     opened = evaluate.load_model
 
@@ -379,6 +380,7 @@ def test_long_names_stand_above_their_scores():
     assert len({line.index("10,000") for line in said if "10,000" in line}) == 1
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_texts_are_predicted_as_by_a_plain_pass(there, capsys):
     """Each token by a forward pass of its own, after what its window holds; bytes from the file."""
     text, lines = (

@@ -8,6 +8,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from gptjax import train
 from gptjax.training import checkpoint
@@ -63,6 +64,7 @@ print("\\n".join(moments))
 """  # noqa: E501
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_a_save_that_is_cut_short_anywhere_leaves_the_one_before_or_itself_whole(tmp_path):
     directory, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()

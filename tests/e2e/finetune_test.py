@@ -374,6 +374,7 @@ def test_the_epoch_that_is_best_on_dev_is_taken_and_a_result_is_always_written(
         (tuned / "predictions/Mine.tsv").unlink()
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_an_epoch_that_is_damaged_is_named_and_passed_over(tmp_path):
     said, wanted = [], {"w": jax.ShapeDtypeStruct((), jnp.int32)}
     with checkpoint.CheckpointManager(tmp_path, 9, None, said.append) as checkpoints:

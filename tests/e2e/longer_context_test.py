@@ -13,6 +13,7 @@ def start(text, finished, directory, *changes):
     return short_run.go(text, directory, *MORE, *changes, flags=[f"--init={finished}"])
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 @pytest.mark.parametrize("rule", ["repeat", pytest.param("interpolate", marks=pytest.mark.slow)])
 def test_learned_positions_become_more(brief, text, finished, tmp_path, capsys, rule):
     """The rule is kept, up to the two steps of training, whose learning rate is near 0."""

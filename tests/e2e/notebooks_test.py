@@ -47,6 +47,7 @@ def test_both_are_here():
 @pytest.mark.parametrize("name", [
     pytest.param("first_hour.ipynb", marks=pytest.mark.slow), "look_inside.ipynb",
 ])  # fmt: skip
+@pytest.mark.usefixtures("implicit_transfers")
 def test_its_cells_run(name, tmp_path, monkeypatch):
     """In one namespace, as a kernel runs them, on a short text in place of Python's own."""
     monkeypatch.chdir(tmp_path)

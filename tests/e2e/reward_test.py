@@ -113,6 +113,7 @@ def test_it_learns_which_completion_is_better(folder, finished, capsys):
     assert ", 95%) of " in said and f"gptjax.reward --model={finished} --score=FILE" in said
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_its_demonstrations_score_0_and_no_score_depends_on_its_neighbours(folder, finished):
     model = gptjax.load_reward_model(finished)
     chats = [messages for _, messages in conversations.read(str(folder / "d.jsonl"), "auto")]

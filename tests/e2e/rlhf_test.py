@@ -168,6 +168,7 @@ def train_reward_model(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("implicit_transfers")
 def test_a_reward_model_scores_the_answers_and_begins_the_value_function(folder, monkeypatch):
     flags, seen = train_reward_model(folder), []
     answers = program.RlhfProgram.answers

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.aot import hlo_cost
@@ -87,6 +89,39 @@ def documents(S, B=1):
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_patterns(kernel, pattern):
     compare(interpreted(kernel), pattern, 300 if kernel == "splash" else 150)
+
+
+@pytest.fixture
+def simulated_tpu():
+    """Pallas' simulation of a TPU instead of its plain interpreter: memories begin as NaN, blocks
+    are copied between them asynchronously, and races are found."""
+    memory = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
+    with pltpu.force_tpu_interpret_mode(memory):
+        yield
+    assert not interpret_pallas_call.races.races_found
+
+
+@pytest.mark.parametrize("pattern", [PATTERNS[0], PATTERNS[2], *PATTERNS[4:]], ids=str)
+def test_splash_on_a_simulated_tpu(pattern, simulated_tpu):
+    compare(tpu_splash.attend, pattern, 140, dtype=jnp.bfloat16, segments_BS=documents(140))
+
+
+@pytest.mark.parametrize("sizes", [(100, 0, 200), (0, 0, 90)])
+def test_grouped_matmul_on_a_simulated_tpu(sizes, simulated_tpu):
+    """Also of weights without rows, and of rows without a weight."""
+    keys = jax.random.split(jax.random.key(0))
+    x_RD, weight_EDG = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, ((300, 128), (3, 128, 128)), strict=True)
+    )
+
+    def outputs(multiply):
+        y, pull = jax.vjp(lambda x, w: multiply(x, w, jnp.array(sizes)), x_RD, weight_EDG)
+        return y, *pull(y)
+
+    found = outputs(grouped_matmul.multiply_by_kernels)
+    for x, y in zip(found, outputs(grouped_matmul.multiply_blocks), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-3)
 
 
 @pytest.mark.parametrize("kernel", PALLAS)

@@ -112,7 +112,7 @@ class RlhfObjective:
         return self._program
 
     def generate_samples(self, context, state, step, is_last):
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard_host_to_device("allow"):
             result = state if state.ema is None else state.replace(params=state.ema)
             answers, statistics, n = self._program.dev_answers(result)
             rows, masks = rewards.on_host((answers.tokens_BT, answers.mask_BT))

@@ -51,7 +51,7 @@ class RlhfProgram:
 
     def step(self, state: RlhfState, batches: Sequence[dict], guard: Any, progress: Any):
         """As training.context.Program.step."""
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard_host_to_device("allow"):
             number = int(jax.device_get(state.step))
             report = Report(self._context.processes, progress, self._task, number)
             lengths_B, prompts_BT, text = self._rows(batches[0])
@@ -195,7 +195,7 @@ class RlhfProgram:
 
     def evaluate(self, state: RlhfState) -> list[dict[str, float]]:
         """As training.context.Program.evaluate: of the policy that is the result."""
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard_host_to_device("allow"):
             result = state if state.ema is None else state.replace(params=state.ema)
             _, statistics, n = self.dev_answers(result)
             means = {

@@ -1,0 +1,72 @@
+"""The training step as accelerators run it, one program with a loop over its microbatches and the
+next step dispatched before its end is known, gives what the host's loop gives."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gptjax.training.step import TrainStep
+from tests import short_run
+
+RAMP = ("train.batch_ramp=Ramp(start_tokens=64, over_tokens=1000)", "train.microbatch_rows=2")
+OFTEN = ("loop.every_eval=2", "loop.every_sample=3", "loop.every_save=1")
+pytestmark = pytest.mark.usefixtures("lean")
+
+
+def run(text, directory, *changes):
+    """The record of a run whose batches grow from 2 rows to 8, in microbatches of 2."""
+    assert short_run.go(text, directory, *RAMP, *OFTEN, *changes) == 0
+    return short_run.curve(directory)
+
+
+@pytest.fixture(scope="module")
+def by_host(text, tmp_path_factory):
+    return run(text, tmp_path_factory.mktemp("host") / "run", "compute.microbatch_loop=host")
+
+
+def same(lines, expected):
+    """Records of the same run, up to rounding."""
+    assert [line.keys() for line in lines] == [line.keys() for line in expected]
+    for line, other in zip(lines, expected, strict=True):
+        for name, value in line.items():
+            if isinstance(value, float):
+                np.testing.assert_allclose(value, other[name], rtol=1e-4, err_msg=name)
+    return True
+
+
+def test_one_program_serves_all_batches_of_a_ramp(text, by_host, tmp_path, monkeypatch):
+    counts = []
+    call = TrainStep.__call__
+    monkeypatch.setattr(
+        TrainStep, "__call__", lambda *arguments: (counts.append(1), call(*arguments))[1]
+    )
+    rows = np.diff([0] + [line["rows"] for line in by_host if "loss" in line])
+    assert {2, 4, 6, 8} <= {*rows}
+    assert same(run(text, tmp_path / "run", "compute.microbatch_loop=device"), by_host)
+    assert len(counts) == 1  # as often as it was traced
+
+
+PROGRAM = """\
+import sys
+import jax
+from tests import device_memory, short_run
+text, directory, *changes = sys.argv[1:]
+with device_memory.simulate():
+    for end in (["train.steps=8"], []):
+        assert short_run.go(text, directory, *changes, *end) == 0
+assert jax.config.read("jax_cpu_enable_async_dispatch") and len(jax.devices()) == 1
+"""
+
+
+def test_steps_that_nothing_waits_for_and_a_run_that_goes_on(text, by_host, tmp_path):
+    """One device, whose programs are dispatched asynchronously while every step is saved."""
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    changes = (*RAMP, *OFTEN, "compute.microbatch_loop=device")
+    command = [sys.executable, "-c", PROGRAM, str(text), str(tmp_path / "run"), *changes]
+    environment = {**os.environ, "XLA_FLAGS": " ".join(flags)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert same(short_run.curve(tmp_path / "run"), by_host)
