@@ -1,0 +1,137 @@
+"""Part b of bench.accelerator: does a run train, survive SIGKILL, and generate text?
+
+gpt2_124m, 40 steps of 32 rows, is killed after a checkpoint and continued by the same command;
+what it learned before the kill and after is compared, step by step, with a run that nothing
+interrupts. Attention dropout is off, so that the kernels for accelerators compute it. Each run is
+`python -m gptjax.train` in a process of its own.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import accelerator_rows
+from bench.parts import sets
+from gptjax.report import events
+
+ROOT = Path(__file__).parents[1]
+TOLERANCE = 0.02  # nats: sums of GPU kernels may differ in their order from run to run
+EVERY_SAVE, KILL_STEP = 10, 25
+SETS = {
+    "gpt2_124m": (
+        "train.steps=40",
+        f"train.batch_tokens={32 * 1024}",
+        "model.dropout.attention=0",
+        "loop.eval_rows=16",
+    ),
+    # Long enough to be killed before its end.
+    "smoke": ("train.steps=400", "model.d_model=64", "loop.eval_rows=8"),
+}
+
+
+def train_command(config: str, directory: Path, text: Path) -> list[str]:
+    """The command of a run on the text in `directory`."""
+    every = (f"loop.every_save={EVERY_SAVE}", "loop.every_log=1", "loop.every_eval=100000")
+    source = f"data.sources=Text(path='{text}')"
+    return [
+        *(sys.executable, "-m", "gptjax.train", f"--config={config}", f"--run_dir={directory}"),
+        *sets(*SETS[config], *every, source, "data.validation=Tail(fraction=0.02)"),
+    ]
+
+
+def losses(directory: Path) -> dict[int, float]:
+    """The loss of each step of a run so far."""
+    path = directory / events.FILE_NAME
+    records = events.read(path) if path.exists() else []
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def last_step(directory: Path) -> int:
+    """The last step that a run has recorded."""
+    return max(losses(directory), default=0)
+
+
+def wait(process: subprocess.Popen, recorder: accelerator_rows.Recorder, is_over: Callable) -> None:
+    """Waits until the process ends or is_over(); ends it and raises OutOfTime when no time is
+    left."""
+    while process.poll() is None and not is_over():
+        if recorder.seconds_left < 2:
+            process.kill()
+            raise accelerator_rows.OutOfTime(f"after {' '.join(process.args[1:5])}")  # pyright: ignore
+        time.sleep(0.05)
+
+
+def run(
+    command: list[str], recorder, is_over: Callable = lambda: False
+) -> accelerator_rows.Figures:
+    """Runs a command and kills it as soon as is_over(). Returns its seconds; RuntimeError if it
+    ends with another status than 0, or of itself where it was to be killed."""
+    start = time.monotonic()
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        wait(process, recorder, is_over)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        status = process.wait()
+    if status not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{' '.join(command[1:5])} ended with status {status}")
+    return {"seconds": time.monotonic() - start, "status": status}
+
+
+def compare(found: dict[int, float], expected: dict[int, float]) -> accelerator_rows.Figures:
+    """The largest difference over the steps that both have."""
+    steps = found.keys() & expected.keys()
+    if not steps:
+        return {"verdict": "failed", "note": "no step in common"}
+    difference = max(abs(found[step] - expected[step]) for step in steps)
+    is_right = difference <= TOLERANCE  # false for NaN
+    note = f"{len(steps)} steps, {'bitwise equal' if difference == 0 else 'not bitwise equal'}"
+    return {"difference": difference, "note": note, "verdict": "ok" if is_right else "WRONG"}
+
+
+def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
+    """Records a row for the killed run, its continuation, text of it, and both comparisons."""
+    config = "smoke" if recorder.is_toy else "gpt2_124m"
+    text = recorder.work / "text.txt"
+    text.write_text("\n".join(path.read_text() for path in sorted(ROOT.glob("gptjax/**/*.py"))))
+    killed, whole = recorder.work / "killed", recorder.work / "whole"
+    before: dict[int, float] = {}
+
+    def first():
+        # The checkpoint of step 20 is complete once the next one has begun; here it had 5 steps.
+        figures = run(
+            train_command(config, killed, text), recorder, lambda: last_step(killed) >= KILL_STEP
+        )
+        before.update(losses(killed))
+        if figures["status"] == 0:
+            return figures | {"verdict": "failed", "note": "over before it could be killed"}
+        return figures | {"verdict": "ok", "note": f"killed after step {max(before)}"}
+
+    def resumed():
+        figures = run(train_command(config, killed, text), recorder)
+        return figures | {"verdict": "ok", "note": f"to step {last_step(killed)}"}
+
+    def sampled():
+        words = ["--prompt=def main", f"--max_new_tokens={16 if recorder.is_toy else 64}"]
+        command = [sys.executable, "-m", "gptjax.sample", f"--model={killed}", *words]
+        return run(command, recorder) | {"verdict": "ok"}
+
+    def uninterrupted():
+        return run(train_command(config, whole, text), recorder) | {"verdict": "ok"}
+
+    recorder.measure(
+        [
+            (f"{config} trained and killed", first),
+            (f"{config} resumed", resumed),
+            (f"{config} sampled", sampled),
+            ("steps run twice, before and after the kill", lambda: compare(before, losses(killed))),
+            (f"{config} uninterrupted", uninterrupted),
+            ("resumed against uninterrupted", lambda: compare(losses(killed), losses(whole))),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    accelerator_rows.run_part(measure)
