@@ -3,14 +3,15 @@
 Output and gradients of each attention kernel of the platform and of the grouped matmul, in
 bfloat16, against the reference in float32 at the highest precision of matmuls, on the same inputs.
 The error is the largest of ||x - y|| / ||y|| over output and gradients; of a gradient that is zero
-by definition, as of the scores of a window of one key, ||y|| is at least a thousandth of the norm
-of the output's gradient. Programs are compiled in threads, in the order in which they run.
+by definition, as of queries that see one key, ||y|| counts as a thousandth of the norm of the
+output's gradient. Cases are compiled and run in several threads, the most common ones first.
 """
 
 import concurrent.futures
 import functools
 import itertools
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import accelerator_rows
+from bench.accelerator_rows import Figures
 from gptjax.config import schema
 from gptjax.model import grouped_matmul
 from gptjax.model.attention import dispatch, reference
@@ -31,7 +33,7 @@ PATTERNS = (
     schema.Banded(window=1),
     schema.BlockSparse(block=64, local_blocks=4, stride=4),
 )
-# Tokens, head size, whether documents are kept apart: of every pattern, the first row first.
+# Tokens, head size, whether documents are kept apart; every pattern at the first before the next.
 SHAPES = (
     (2048, 64, False),
     (2048, 128, False),
@@ -41,23 +43,24 @@ SHAPES = (
     (1000, 64, False),
     (999, 64, True),
 )
-TOY_SHAPES = ((256, 64, False), (129, 128, True))
+TOY_SHAPES = ((300, 64, False), (129, 128, True))
 GROUPED_SHAPES = ((4096, 1024, 4096, 8), (1000, 512, 384, 3))  # rows, columns, columns, weights
 TOY_GROUPED_SHAPES = ((300, 64, 96, 3),)
 
 
 class Case(NamedTuple):
-    """An attention kernel on a pattern and a shape."""
+    """A pattern and a shape."""
 
-    kernel: str
     pattern: schema.Attention
     n_tokens: int
     d_head: int
     has_segments: bool
 
     def __str__(self):
+        sizes = "/".join(map(str, vars(self.pattern).values()))
         documents = ", documents" if self.has_segments else ""
-        return f"{self.kernel} {self.pattern} T {self.n_tokens}, head {self.d_head}{documents}"
+        name = f"{type(self.pattern).__name__} {sizes}".strip()
+        return f"{name}, {self.n_tokens} x {self.d_head}{documents}"
 
 
 def kernel_names(platform: str) -> list[str]:
@@ -71,22 +74,21 @@ def kernel_names(platform: str) -> list[str]:
     return sorted(names, key=lambda name: name not in dispatch.PLATFORMS)
 
 
-def cases(platform: str, shapes) -> list[Case]:
-    """All cases that a kernel computes itself, without another that stands in for it."""
-    found = []
-    for (n_tokens, d_head, has_segments), pattern in itertools.product(shapes, PATTERNS):
-        for kernel in kernel_names(platform):
-            selected, _ = dispatch.select(
-                kernel,
-                pattern,
-                jnp.bfloat16,
-                d_head,
-                has_segments=has_segments,
-                is_even=n_tokens % 2 == 0,
-            )
-            if selected == kernel:
-                found.append(Case(kernel, pattern, n_tokens, d_head, has_segments))
-    return found
+def kernels(case: Case, platform: str) -> list[str]:
+    """The kernels that compute a case themselves, without another that stands in for them."""
+    return [
+        name
+        for name in kernel_names(platform)
+        if name
+        == dispatch.select(
+            name,
+            case.pattern,
+            jnp.bfloat16,
+            case.d_head,
+            has_segments=case.has_segments,
+            is_even=case.n_tokens % 2 == 0,
+        )[0]
+    ]
 
 
 def output_and_gradients(f, inputs, dy):
@@ -105,7 +107,7 @@ def relative_error(found, expected, dy) -> list[float]:
     return errors
 
 
-def verdict(errors: list[float]) -> accelerator_rows.Figures:
+def verdict(errors: list[float]) -> Figures:
     """The row of a comparison."""
     is_right = all(error < TOLERANCE for error in errors)  # false for NaN
     worst = max(errors, key=lambda error: (error != error, error))
@@ -120,23 +122,25 @@ def random_normal(seed: int, *shapes):
     ]
 
 
-def compare(f, reference_f, inputs, dy) -> accelerator_rows.Figures:
-    """f in bfloat16 against reference_f in float32; both are compiled first."""
-    run = jax.jit(functools.partial(output_and_gradients, f)).lower(inputs, dy).compile()
+def compare(fs: dict[str, Callable], reference_f, inputs, dy) -> dict[str, Figures]:
+    """Each of fs in bfloat16 against reference_f in float32."""
     widened = jax.tree.map(lambda x: x.astype(jnp.float32), (inputs, dy))
     with jax.default_matmul_precision("highest"):
         expected = jax.jit(functools.partial(output_and_gradients, reference_f))(*widened)
-    return verdict(relative_error(run(inputs, dy), expected, dy))
+    found = {}
+    for name, f in fs.items():
+        try:
+            y = jax.jit(functools.partial(output_and_gradients, f))(inputs, dy)
+            found[name] = verdict(relative_error(y, expected, dy))
+        except Exception as error:  # the others are compared all the same
+            found[name] = accelerator_rows.failure(error)
+    return found
 
 
-def compare_attention(case: Case) -> accelerator_rows.Figures:
-    """An attention kernel against the reference, on two rows of two heads."""
-    shape = (
-        2,
-        case.n_tokens,
-        4 if isinstance(case.pattern, schema.BlockSparse) else 2,
-        case.d_head,
-    )
+def compare_attention(case: Case, platform: str) -> dict[str, Figures]:
+    """The kernels of a case against the reference, on two rows of two heads."""
+    n_heads = 4 if isinstance(case.pattern, schema.BlockSparse) else 2
+    shape = (2, case.n_tokens, n_heads, case.d_head)
     *inputs, dy = random_normal(case.n_tokens, *[shape] * 4)
     # Documents of 137 tokens, and in the second row of 300.
     starts = jnp.array([[137], [300]])
@@ -145,12 +149,11 @@ def compare_attention(case: Case) -> accelerator_rows.Figures:
     def attend(f, q, k, v):
         return f(q, k, v, case.pattern, segments_BS)
 
-    return compare(
-        functools.partial(attend, functools.partial(dispatch.attend_local, case.kernel)),
-        functools.partial(attend, reference.attend),
-        inputs,
-        dy,
-    )
+    fs = {
+        f"{name} {case}": functools.partial(attend, functools.partial(dispatch.attend_local, name))
+        for name in kernels(case, platform)
+    }
+    return compare(fs, functools.partial(attend, reference.attend), inputs, dy)
 
 
 def masked_matmul(sizes_E, x_RD, weight_EDG):
@@ -164,7 +167,7 @@ def masked_matmul(sizes_E, x_RD, weight_EDG):
     return sum(parts[1:], parts[0])
 
 
-def compare_grouped(shape: tuple[int, int, int, int]) -> accelerator_rows.Figures:
+def compare_grouped(shape: tuple[int, int, int, int]) -> dict[str, Figures]:
     """The grouped matmul; the second group is empty, and some rows are in none."""
     R, D, G, E = shape
     x_RD, weight_EDG, dy_RG = random_normal(R, (R, D), (E, D, G), (R, G))
@@ -175,21 +178,29 @@ def compare_grouped(shape: tuple[int, int, int, int]) -> accelerator_rows.Figure
         return grouped_matmul.grouped_matmul(x_RD, weight_EDG, sizes_E)
 
     masked = functools.partial(masked_matmul, sizes_E)
-    return compare(multiply, masked, [x_RD, weight_EDG], dy_RG)
+    words = f"grouped matmul {R} x {D} x {G}, {E} weights"
+    return compare({words: multiply}, masked, [x_RD, weight_EDG], dy_RG)
 
 
 def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
-    """Records a row for each case."""
+    """Records a row for each kernel on each case."""
+    platform = jax.devices()[0].platform
+    shapes = TOY_SHAPES if recorder.is_toy else SHAPES
     grouped = TOY_GROUPED_SHAPES if recorder.is_toy else GROUPED_SHAPES
-    attention = cases(jax.devices()[0].platform, TOY_SHAPES if recorder.is_toy else SHAPES)
-    work = [(str(case), functools.partial(compare_attention, case)) for case in attention]
-    n_first = sum(case[2:] == attention[0][2:] for case in attention)
-    work[n_first:n_first] = [
-        (f"grouped matmul {shape}", functools.partial(compare_grouped, shape)) for shape in grouped
+    cases = [Case(pattern, *shape) for shape, pattern in itertools.product(shapes, PATTERNS)]
+    work: list[tuple[str, Callable[[], dict[str, Figures]]]] = [
+        (str(case), functools.partial(compare_attention, case, platform)) for case in cases
     ]
+    products = [(f"grouped matmul {n}", functools.partial(compare_grouped, n)) for n in grouped]
+    work[len(PATTERNS) : len(PATTERNS)] = products
+
+    def record(future: concurrent.futures.Future) -> None:
+        for what, figures in future.result().items():
+            recorder.add(what, **figures)
+
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [(what, pool.submit(compute).result) for what, compute in work]
-        recorder.measure(futures)
+        futures = [(what, pool.submit(compute)) for what, compute in work]
+        recorder.measure((what, functools.partial(record, future)) for what, future in futures)
         pool.shutdown(cancel_futures=True)
 
 

@@ -8,14 +8,15 @@ interrupts. Attention dropout is off, so that the kernels for accelerators compu
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench import accelerator_rows
+from bench.accelerator_rows import Figures, Recorder
 from bench.parts import sets
 from gptjax.report import events
+from gptjax.runtime import child
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 0.02  # nats: sums of GPU kernels may differ in their order from run to run
@@ -28,25 +29,23 @@ SETS = {
         "loop.eval_rows=16",
     ),
     # Long enough to be killed before its end.
-    "smoke": ("train.steps=400", "model.d_model=64", "loop.eval_rows=8"),
+    "smoke": ("train.total_tokens=102400", "model.d_model=64", "loop.eval_rows=8"),
 }
 
 
-def train_command(config: str, directory: Path, text: Path) -> list[str]:
-    """The command of a run on the text in `directory`."""
+def train_arguments(config: str, directory: Path, text: Path) -> list[str]:
+    """The module and arguments of a run on the text in `directory`."""
     every = (f"loop.every_save={EVERY_SAVE}", "loop.every_log=1", "loop.every_eval=100000")
     source = f"data.sources=Text(path='{text}')"
     return [
-        *(sys.executable, "-m", "gptjax.train", f"--config={config}", f"--run_dir={directory}"),
+        *("gptjax.train", f"--config={config}", f"--run_dir={directory}"),
         *sets(*SETS[config], *every, source, "data.validation=Tail(fraction=0.02)"),
     ]
 
 
 def losses(directory: Path) -> dict[int, float]:
     """The loss of each step of a run so far."""
-    path = directory / events.FILE_NAME
-    records = events.read(path) if path.exists() else []
-    return {record["step"]: record["loss"] for record in records if "loss" in record}
+    return {record["step"]: record["loss"] for record in events.read(directory) if "loss" in record}
 
 
 def last_step(directory: Path) -> int:
@@ -54,33 +53,32 @@ def last_step(directory: Path) -> int:
     return max(losses(directory), default=0)
 
 
-def wait(process: subprocess.Popen, recorder: accelerator_rows.Recorder, is_over: Callable) -> None:
-    """Waits until the process ends or is_over(); ends it and raises OutOfTime when no time is
-    left."""
-    while process.poll() is None and not is_over():
-        if recorder.seconds_left < 2:
-            process.kill()
-            raise accelerator_rows.OutOfTime(f"after {' '.join(process.args[1:5])}")  # pyright: ignore
-        time.sleep(0.05)
-
-
 def run(
-    command: list[str], recorder, is_over: Callable = lambda: False
-) -> accelerator_rows.Figures:
-    """Runs a command and kills it as soon as is_over(). Returns its seconds; RuntimeError if it
-    ends with another status than 0, or of itself where it was to be killed."""
-    start = time.monotonic()
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        wait(process, recorder, is_over)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+    arguments: list[str], recorder: Recorder, is_over: Callable[[], bool] = lambda: False
+) -> Figures:
+    """Runs a module with arguments, and kills it as soon as is_over(). Returns its seconds and exit
+    status. RuntimeError with its last line on standard error if it fails, OutOfTime if it is not
+    done in time."""
+    start, errors = time.monotonic(), recorder.work / "errors.txt"
+    with errors.open("wb") as stderr:
+        command = child.command(["-m", *arguments])
+        process = subprocess.Popen(command, cwd=ROOT, stderr=stderr)
+        while process.poll() is None and not is_over() and recorder.seconds_left > 1:
+            time.sleep(0.05)
+        is_late = process.poll() is None and recorder.seconds_left <= 1
+        process.kill()
         status = process.wait()
+    text = errors.read_text(errors="replace").strip()
+    print(text, flush=True)
+    if is_late:
+        raise accelerator_rows.OutOfTime(f"{arguments[0]} killed at the end of the part's time")
     if status not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"{' '.join(command[1:5])} ended with status {status}")
+        last = text.splitlines()[-1] if text else "nothing on standard error"
+        raise RuntimeError(f"{arguments[0]} ended with status {status}: {last}")
     return {"seconds": time.monotonic() - start, "status": status}
 
 
-def compare(found: dict[int, float], expected: dict[int, float]) -> accelerator_rows.Figures:
+def compare(found: dict[int, float], expected: dict[int, float]) -> Figures:
     """The largest difference over the steps that both have."""
     steps = found.keys() & expected.keys()
     if not steps:
@@ -91,7 +89,7 @@ def compare(found: dict[int, float], expected: dict[int, float]) -> accelerator_
     return {"difference": difference, "note": note, "verdict": "ok" if is_right else "WRONG"}
 
 
-def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
+def measure(recorder: Recorder, _: list[str]) -> None:
     """Records a row for the killed run, its continuation, text of it, and both comparisons."""
     config = "smoke" if recorder.is_toy else "gpt2_124m"
     text = recorder.work / "text.txt"
@@ -100,9 +98,9 @@ def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
     before: dict[int, float] = {}
 
     def first():
-        # The checkpoint of step 20 is complete once the next one has begun; here it had 5 steps.
+        # The checkpoint of step 10 is complete, since that of step 20 has begun.
         figures = run(
-            train_command(config, killed, text), recorder, lambda: last_step(killed) >= KILL_STEP
+            train_arguments(config, killed, text), recorder, lambda: last_step(killed) >= KILL_STEP
         )
         before.update(losses(killed))
         if figures["status"] == 0:
@@ -110,16 +108,15 @@ def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
         return figures | {"verdict": "ok", "note": f"killed after step {max(before)}"}
 
     def resumed():
-        figures = run(train_command(config, killed, text), recorder)
+        figures = run(train_arguments(config, killed, text), recorder)
         return figures | {"verdict": "ok", "note": f"to step {last_step(killed)}"}
 
     def sampled():
         words = ["--prompt=def main", f"--max_new_tokens={16 if recorder.is_toy else 64}"]
-        command = [sys.executable, "-m", "gptjax.sample", f"--model={killed}", *words]
-        return run(command, recorder) | {"verdict": "ok"}
+        return run(["gptjax.sample", f"--model={killed}", *words], recorder) | {"verdict": "ok"}
 
     def uninterrupted():
-        return run(train_command(config, whole, text), recorder) | {"verdict": "ok"}
+        return run(train_arguments(config, whole, text), recorder) | {"verdict": "ok"}
 
     recorder.measure(
         [

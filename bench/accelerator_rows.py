@@ -19,28 +19,28 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gptjax.runtime import units
+
 FILE_NAME = "rows.jsonl"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "Ran out of memory", "out of memory")
 FAILURES = ("WRONG", "failed")
 # How figures are shown, in this order; others are in the file alone.
-FORMATS = {
-    "error": "relative error {:.1e}",
-    "difference": "losses differ by {:.1e}",
-    "tokens_per_s": "{:,.0f} tokens/s",
-    "mfu": "MFU {:.1%}",
-    "to_dense": "{:.2f} x dense",
-    "to_nanogpt": "{:.2f} x nanoGPT",
-    "to_transformers": "{:.2f} x transformers",
-    "to_floor": "{:.2f} x the floor",
-    "share": "{:.1%}",
-    "gb_per_s": "{:,.0f} GB/s",
-    "ms": "{:,.3g} ms",
-    "rows": "{} rows",
-    "remat": "remat {}",
-    "peak_gib": "{:.1f} GiB",
-    "compile_s": "compiled in {:.0f} s",
-    "seconds": "{:.0f} s",
-    "note": "{}",
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "error": "relative error {:.1e}".format,
+    "difference": "losses differ by {:.1e}".format,
+    "tokens_per_s": "{:,.0f} tokens/s".format,
+    "mfu": "MFU {:.1%}".format,
+    "to_dense": "{:.2f} x dense".format,
+    "to_nanogpt": "{:.2f} x nanoGPT".format,
+    "to_transformers": "{:.2f} x transformers".format,
+    "to_floor": "{:.2f} x the floor".format,
+    "share": "{:.1%}".format,
+    "gb_per_s": "{:,.3g} GB/s".format,
+    "ms": lambda ms: f"{units.sig3(ms)} ms",
+    "peak_bytes": units.human_bytes,
+    "compile_s": "compiled in {:.0f} s".format,
+    "seconds": "{:.0f} s".format,
+    "note": str,
 }
 Row = dict[str, Any]
 Figures = dict[str, Any]
@@ -70,7 +70,7 @@ def read(out: Path) -> list[Row]:
 
 def show_figures(row: Row) -> str:
     """The figures of a row as text."""
-    shown = [FORMATS[key].format(row[key]) for key in FORMATS if row.get(key) is not None]
+    shown = [FORMATS[key](row[key]) for key in FORMATS if row.get(key) is not None]
     return ", ".join(shown)
 
 
@@ -93,7 +93,7 @@ class Recorder:
 
     def __init__(self, part: str, out: Path, work: Path, facts: Row, seconds: float):
         self.out, self.work = out, work
-        self.is_toy = facts["device"] == "cpu"
+        self.is_toy, self.card = facts["device"] == "cpu", facts["card"]
         self.part, self._facts = part, facts
         self._deadline = time.monotonic() + seconds
         self._longest = 0.0
@@ -114,14 +114,12 @@ class Recorder:
         A case that lacks memory or fails leaves a row that says so, and the next one begins. No
         case begins that would not be over in time if it took as long as the longest before it;
         those that are left out are named in a row."""
-        remaining = list(cases)
-        while remaining:
-            what, compute = remaining[0]
+        cases = iter(cases)
+        for what, compute in cases:
             if self.seconds_left < 1.2 * self._longest:
-                names = "; ".join(name for name, _ in remaining)
-                self.add("not measured", verdict="out of time", note=names)
+                names = [what, *(name for name, _ in cases)]
+                self.add("not measured", verdict="out of time", note="; ".join(names))
                 return
-            remaining.pop(0)
             start = time.monotonic()
             print(f"{what} ...", flush=True)
             try:

@@ -3,14 +3,15 @@ and generation by transformers (part e), of the same shapes.
 
 nanoGPT as its train.py uses it: torch.compile, flash attention, bfloat16 autocast, TF32 for other
 matmuls, fused AdamW, gradients clipped; biases and no dropout, as in gptjax's configs. It starts
-with gptjax's best batch size and halves it until it fits. transformers: GPT2LMHeadModel in
-bfloat16, not compiled, with its cache. Both with random weights.
+with gptjax's best batch size, or 65,536 tokens, and halves it until two sizes have fit.
+transformers: GPT2LMHeadModel in bfloat16, not compiled, with its cache. Both with random weights.
 """
 
 import functools
 import statistics
 import sys
 import time
+import types
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 
 from bench import accelerator_generation, accelerator_rows, accelerator_train
 from bench.accelerator_rows import Figures, Recorder, target
-from gptjax.config import schema
+from gptjax.config import count, schema
+from gptjax.training import metrics
 
 LR = 1e-4
-DEFAULT_ROWS = 16
+MAX_TOKENS = 65536  # of a batch: the logits of more may not fit
 
 
 def device_name() -> str:
@@ -89,25 +91,30 @@ def time_nanogpt(model: schema.Model, rows: int, directory: str, rounds: int = 5
 
 
 def measure_nanogpt(recorder: Recorder, name: str, model: schema.Model, directory: str) -> None:
-    """Records nanoGPT's speed at the largest batch size that fits, with gptjax's against it."""
-    ours = f"{name} dense at its best"
-    found = [row for row in accelerator_rows.read(recorder.out) if row["what"] == ours]
-    rows = found[-1]["rows"] if found else DEFAULT_ROWS
-    speed = found[-1]["tokens_per_s"] if found else None
+    """Records nanoGPT's speed at the largest two batch sizes that fit, and gptjax's against it."""
+    best = f"{name} dense at its best"
+    ours = [row for row in accelerator_rows.read(recorder.out) if row["what"] == best]
+    rows = max(1, MAX_TOKENS // model.n_ctx)
+    rows = min(rows, ours[-1]["rows"]) if ours else rows
+    speeds: list[float] = []
 
     def measure(rows: int) -> Figures:
         figures = time_nanogpt(model, rows, directory)
-        if speed is None:
-            return figures
-        ratio = speed / figures["tokens_per_s"]
-        words = f"gptjax at nanoGPT's speed, {name}"
-        return figures | {"to_nanogpt": ratio} | target(words, ratio >= 1)
+        speeds.append(figures["tokens_per_s"])
+        card = types.SimpleNamespace(device_kind=recorder.card)
+        mfu = metrics.mfu(count.train_flops_per_token(model), speeds[-1], [card])
+        return figures | {"mfu": mfu}
 
-    while rows:
-        recorder.measure([(f"{name} nanoGPT, batch {rows}", functools.partial(measure, rows))])
-        if accelerator_rows.read(recorder.out)[-1].get("verdict") != "out of memory":
-            return
-        rows //= 2
+    recorder.measure(
+        (f"{name} nanoGPT, batch {rows >> i}", functools.partial(measure, rows >> i))
+        for i in range(rows.bit_length())
+        if len(speeds) < 2
+    )
+    if ours and speeds:
+        ratio = ours[-1]["tokens_per_s"] / max(speeds)
+        words = f"nanoGPT's speed, {name}"
+        figures = target(words, None if recorder.is_toy else ratio >= 1)
+        recorder.add(f"{name} gptjax against nanoGPT", to_nanogpt=ratio, **figures)
 
 
 def hf_generate(model: schema.Model, batch: int, n_prompt: int):
@@ -123,7 +130,8 @@ def hf_generate(model: schema.Model, batch: int, n_prompt: int):
     )
     device = device_name()
     with torch.device(device):
-        hf = transformers.GPT2LMHeadModel(config).eval().to(torch.bfloat16)
+        hf: Any = transformers.GPT2LMHeadModel(config)
+    hf.eval().to(dtype=torch.bfloat16)
     prompts = np.random.default_rng(batch).integers(0, model.n_vocab, (batch, n_prompt))
     ids = torch.from_numpy(prompts).to(device)
 

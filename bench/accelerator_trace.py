@@ -1,8 +1,8 @@
 """Part f of bench.accelerator: where the time of a training step goes.
 
 Three steps of a model with dense attention are traced by jax's profiler; the time of the device's
-operations is summed by kind, and those that take longest are named. The trace is OUT/trace.xplane.pb
-(xprof --logdir) if it is not larger than MAX_BYTES.
+operations is summed by kind, and those that take longest are named. The trace itself is
+OUT/trace.xplane.pb, for xprof, if it is not larger than MAX_BYTES.
 """
 
 import collections
@@ -82,16 +82,18 @@ def busy(ops: list[Op]) -> float:
 def summarize(ops: list[Op], n_steps: int) -> list[accelerator_rows.Row]:
     """Rows of the time by kind and of the longest operations, for one step of n_steps: shares of
     the sum over operations; and the time without any, of the whole from the first to the last."""
-    kinds: dict[str, float] = collections.Counter()
-    names: dict[str, float] = collections.Counter()
+    kinds = collections.defaultdict[str, float](float)
+    names = collections.defaultdict[str, float](float)
     for op in ops:
         kinds[kind(op.name)] += op.duration
         names[re.sub(r"[.\d]+$", "", op.name)] += op.duration
     total = sum(kinds.values())
     span = max(op.start + op.duration for op in ops) - min(op.start for op in ops)
-    rows = [{"what": "idle", "ns": span - busy(ops), "share": 1 - busy(ops) / span}]
+    rows = [
+        {"what": "idle, of the whole time", "ns": span - busy(ops), "share": 1 - busy(ops) / span}
+    ]
     for prefix, group, n in (("", kinds, None), ("op ", names, N_NAMED)):
-        for name, ns in collections.Counter(group).most_common(n):
+        for name, ns in sorted(group.items(), key=lambda item: -item[1])[:n]:
             rows.append({"what": f"{prefix}{name[:120]}", "ns": ns, "share": ns / total})
     return [
         {"what": row["what"], "ms": row["ns"] / n_steps / 1e6, "share": row["share"]}
@@ -124,7 +126,7 @@ def measure(recorder: Recorder, names: list[str]) -> None:
         directory = recorder.work / "trace"
         trace(accelerator_train.at_batch(config, rows, remat), directory)
         for row in summarize(read_ops(directory), N_STEPS):
-            recorder.add(f"{name} {row.pop('what')}", rows=rows, **row)
+            recorder.add(f"{name} {row.pop('what')}", rows=rows, remat=remat, **row)
         file = next(directory.rglob("*.xplane.pb"))
         if file.stat().st_size <= MAX_BYTES:
             shutil.copy(file, recorder.out / "trace.xplane.pb")

@@ -35,7 +35,7 @@ MODELS = {"124m": "gpt2_124m", "350m": "gpt3_medium", "1.3b": "gpt3_xl"}
 TOY = "toy"  # in place of each of them, without an accelerator
 DENSE, WINDOW = schema.Dense(), schema.Banded(window=256)
 TOY_WINDOW = schema.Banded(window=16)
-MATMULS = "attention+qkv+mid+up"
+REMATS = {"none": "none", "matmuls": "attention+qkv+mid+up"}  # by short names
 MFU_TARGET, BANDED_TARGET = 0.45, 1.5
 LENGTHS = (8192, 32768, 2048)
 STEP_TOKENS = 32768
@@ -50,7 +50,7 @@ class Program(NamedTuple):
     state: Any
     tokens: Any
     compile_s: float
-    peak_gib: float
+    peak_bytes: int
 
 
 def model_config(
@@ -67,15 +67,16 @@ def model_config(
     model = dataclasses.replace(
         config.model, attention=attention, dropout=schema.Dropout(), **sizes
     )
-    return dataclasses.replace(config, model=model, mesh=schema.Mesh())
+    train = dataclasses.replace(config.train, batch_tokens=model.n_ctx, batch_ramp=None)
+    return dataclasses.replace(config, model=model, train=train, mesh=schema.Mesh())
 
 
 def at_batch(config: schema.Config, rows: int, remat: str = "none") -> schema.Config:
-    """The config with one microbatch of `rows` rows per step."""
+    """The config with one microbatch of `rows` rows per step. remat: of REMATS."""
     train = dataclasses.replace(
-        config.train, batch_tokens=rows * config.model.n_ctx, batch_ramp=None, microbatch_rows=rows
+        config.train, batch_tokens=rows * config.model.n_ctx, microbatch_rows=rows
     )
-    compute = dataclasses.replace(config.compute, remat=remat)
+    compute = dataclasses.replace(config.compute, remat=REMATS[remat])
     return dataclasses.replace(config, train=train, compute=compute)
 
 
@@ -102,7 +103,7 @@ def prepare(config: schema.Config) -> Program:
     peak = memory.peak_memory_in_bytes or (
         memory.argument_size_in_bytes + memory.temp_size_in_bytes
     )
-    return Program(program, train_state, batch, compile_s, peak / 2**30)
+    return Program(program, train_state, batch, compile_s, peak)
 
 
 def time_step(config: schema.Config, rounds: int = 5) -> Figures:
@@ -126,8 +127,7 @@ def time_step(config: schema.Config, rounds: int = 5) -> Figures:
         "step_seconds": seconds,
         "n_ctx": config.model.n_ctx,
         "rows": config.batch_rows,
-        "remat": config.compute.remat,
-        "peak_gib": program.peak_gib,
+        "peak_bytes": program.peak_bytes,
         "compile_s": program.compile_s,
     }
 
@@ -168,7 +168,7 @@ def best_batch(recorder: Recorder, what: str, config: schema.Config, remat: str)
 
     def measure(rows: int) -> Figures:
         found[rows] = {}
-        found[rows] = time_step(at_batch(config, rows, remat))
+        found[rows] = time_step(at_batch(config, rows, remat)) | {"remat": remat}
         return found[rows]
 
     rows: int | None = first_rows(at_batch(config, 1, remat))
@@ -185,14 +185,16 @@ def best_batch(recorder: Recorder, what: str, config: schema.Config, remat: str)
 def measure_model(recorder: Recorder, name: str) -> None:
     """Part c of one model: dense layers at each batch size, and GPT-3's alternation of layers."""
     dense = model_config(name, (DENSE,))
-    found = [best_batch(recorder, f"{name} dense", dense, remat) for remat in ("none", MATMULS)]
+    found = [best_batch(recorder, f"{name} dense", dense, remat) for remat in REMATS]
     fits = [figures for figures in found if figures is not None]
     if not fits:
         return
     best = max(fits, key=lambda figures: figures["tokens_per_s"])
     # MFU below 350M is reported without a target: its matmuls are small.
     met = None if best["mfu"] is None or name == "124m" else best["mfu"] >= MFU_TARGET
-    recorder.add(f"{name} dense at its best", **best, **target(f"MFU of {MFU_TARGET:.0%}", met))
+    words = target(f"MFU of {MFU_TARGET:.0%}", met)
+    note = {"note": f"batch {best['rows']}, remat {best['remat']}"}
+    recorder.add(f"{name} dense at its best", **best, **words, **note)
     window = TOY_WINDOW if recorder.is_toy else WINDOW
     banded = at_batch(model_config(name, (DENSE, window)), best["rows"], best["remat"])
 
