@@ -26,6 +26,7 @@ MAX_BYTES = 15 * 2**20
 KINDS = {
     "attention kernels": r"fmha|flash|sdpa|splash|cudnn_generated|attention|mha",
     "matmuls": r"gemm|cutlass|nvjet|cublas|xmma|wgmma|\bdot|dot[._]|convolution|matmul",
+    "CUDA graphs": r"graph",
     "communication": r"nccl|all-reduce|all-gather|reduce-scatter|collective",
     "copies": r"memcpy|memset|copy|transpose|dynamic-update|dynamic_update",
     "gather and scatter": r"gather|scatter",
@@ -63,7 +64,7 @@ def _ops(planes) -> Iterator[Op]:
     for plane in devices or [plane for plane in planes if plane.name.startswith("/host:CPU")]:
         for line in plane.lines:
             if devices and not line.name.startswith(("Stream", "XLA Ops")):
-                continue
+                continue  # sums of others, by module or by step
             for event in line.events:
                 is_op = devices or any(key == "hlo_op" for key, _ in event.stats)
                 if is_op and not CONTAINERS.match(event.name):
@@ -117,9 +118,8 @@ def trace(config: schema.Config, directory: Path) -> None:
 def measure(recorder: Recorder, names: list[str]) -> None:
     """Records the time by kind for the named model, at its best batch size of part c."""
     (name,) = names
-    best = f"{name} dense at its best"
-    found = [row for row in accelerator_rows.read(recorder.out) if row["what"] == best]
-    rows, remat = (found[-1]["rows"], found[-1]["remat"]) if found else (DEFAULT_ROWS, "none")
+    best = accelerator_rows.best(recorder.out, accelerator_train.dense_rows(name))
+    rows, remat = (best["rows"], best["remat"]) if best else (DEFAULT_ROWS, "none")
     config = accelerator_train.model_config(name, (schema.Dense(),))
 
     def traced() -> None:

@@ -160,49 +160,55 @@ def next_rows(speeds: dict[int, float | None], most: int | None) -> int | None:
     return doubled if gains and is_allowed else None
 
 
-def best_batch(recorder: Recorder, what: str, config: schema.Config, remat: str) -> Figures | None:
-    """Records the figures at each batch size that next_rows chooses; returns the best, None if none
-    fits in memory and time."""
+def measure_model(recorder: Recorder, name: str) -> None:
+    """Part c of one model: dense layers at each batch size, GPT-3's alternation of layers at the
+    best of them, and dense layers with rematerialization."""
+    window = TOY_WINDOW if recorder.is_toy else WINDOW
+    dense, mixed = (model_config(name, layers) for layers in ((DENSE,), (DENSE, window)))
+
+    def alternating() -> Figures:
+        best = accelerator_rows.best(recorder.out, dense_rows(name))
+        if best is None:
+            return {"verdict": "not measured", "note": "no batch of dense layers fits"}
+        figures = time_step(at_batch(mixed, best["rows"], best["remat"]))
+        note = f"batch {best['rows']}, remat {best['remat']}"
+        return figures | {"to_dense": figures["tokens_per_s"] / best["tokens_per_s"], "note": note}
+
+    measure_batches(recorder, name, dense, "none")
+    recorder.measure([(f"{name} dense and banded layers", alternating)])
+    measure_batches(recorder, name, dense, "matmuls")
+
+
+def dense_rows(name: str) -> str:
+    """How the rows of a model with dense layers, one for each batch size, begin."""
+    return f"{name} dense, batch"
+
+
+def measure_batches(recorder: Recorder, name: str, config: schema.Config, remat: str) -> None:
+    """Records a row for each batch size that next_rows chooses, and one for the best so far, with
+    the target: none below 350M, whose matmuls are small."""
     most = MAX_TOY_ROWS if recorder.is_toy else None
-    found: dict[int, Figures] = {}
+    speeds: dict[int, float | None] = {}
 
     def measure(rows: int) -> Figures:
-        found[rows] = {}
-        found[rows] = time_step(at_batch(config, rows, remat)) | {"remat": remat}
-        return found[rows]
+        speeds[rows] = None
+        figures = time_step(at_batch(config, rows, remat))
+        speeds[rows] = figures.get("tokens_per_s")
+        return figures | {"remat": remat}
 
     rows: int | None = first_rows(at_batch(config, 1, remat))
     while rows is not None:
-        case = (f"{what}, batch {rows}, remat {remat}", functools.partial(measure, rows))
-        recorder.measure([case])
-        if rows not in found:  # no time was left
+        what = f"{dense_rows(name)} {rows}, remat {remat}"
+        recorder.measure([(what, functools.partial(measure, rows))])
+        if rows not in speeds:  # no time was left
             break
-        rows = next_rows({n: f.get("tokens_per_s") for n, f in found.items()}, most)
-    fits = [figures for figures in found.values() if "tokens_per_s" in figures]
-    return max(fits, key=lambda figures: figures["tokens_per_s"], default=None)
-
-
-def measure_model(recorder: Recorder, name: str) -> None:
-    """Part c of one model: dense layers at each batch size, and GPT-3's alternation of layers."""
-    dense = model_config(name, (DENSE,))
-    found = [best_batch(recorder, f"{name} dense", dense, remat) for remat in REMATS]
-    fits = [figures for figures in found if figures is not None]
-    if not fits:
-        return
-    best = max(fits, key=lambda figures: figures["tokens_per_s"])
-    # MFU below 350M is reported without a target: its matmuls are small.
-    met = None if best["mfu"] is None or name == "124m" else best["mfu"] >= MFU_TARGET
-    words = target(f"MFU of {MFU_TARGET:.0%}", met)
-    note = {"note": f"batch {best['rows']}, remat {best['remat']}"}
-    recorder.add(f"{name} dense at its best", **best, **words, **note)
-    window = TOY_WINDOW if recorder.is_toy else WINDOW
-    banded = at_batch(model_config(name, (DENSE, window)), best["rows"], best["remat"])
-
-    def alternating() -> Figures:
-        figures = time_step(banded)
-        return figures | {"to_dense": figures["tokens_per_s"] / best["tokens_per_s"]}
-
-    recorder.measure([(f"{name} dense and banded layers", alternating)])
+        rows = next_rows(speeds, most)
+    if best := accelerator_rows.best(recorder.out, dense_rows(name)):
+        met = None if best["mfu"] is None or name == "124m" else best["mfu"] >= MFU_TARGET
+        figures = {key: best[key] for key in ("tokens_per_s", "mfu", "ms", "rows", "remat")}
+        note = f"batch {best['rows']}, remat {best['remat']}"
+        words = target(f"MFU of {MFU_TARGET:.0%}", met)
+        recorder.add(f"{name} dense at its best", **figures, note=note, **words)
 
 
 def measure_lengths(recorder: Recorder, name: str) -> None:
