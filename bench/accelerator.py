@@ -1,4 +1,4 @@
-"""What a machine with an accelerator tells about gptjax in some minutes, the most valuable
+"""What gptjax does on this machine's accelerator, measured in some minutes, the most valuable
 questions first.
 
     python -m bench.accelerator [--minutes=9] [--out=accelerator] [--parts=a,b,c,d,e,f]

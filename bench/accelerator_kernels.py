@@ -194,14 +194,19 @@ def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
     products = [(f"grouped matmul {n}", functools.partial(compare_grouped, n)) for n in grouped]
     work[len(PATTERNS) : len(PATTERNS)] = products
 
-    def record(future: concurrent.futures.Future) -> None:
-        for what, figures in future.result().items():
-            recorder.add(what, **figures)
-
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         futures = [(what, pool.submit(compute)) for what, compute in work]
-        recorder.measure((what, functools.partial(record, future)) for what, future in futures)
-        pool.shutdown(cancel_futures=True)
+        for i, (what, future) in enumerate(futures):
+            try:
+                found = future.result(max(0.0, recorder.seconds_left))
+            except TimeoutError:
+                recorder.leave_out([name for name, _ in futures[i:]])
+                break
+            except Exception as error:
+                found = {what: accelerator_rows.failure(error)}
+            for name, figures in found.items():
+                recorder.add(name, **figures)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,10 @@ class Recorder:
         row = {"part": self.part, "what": what} | figures
         append(self.out, row | self._facts | {"date": today()})
 
+    def leave_out(self, names: list[str]) -> None:
+        """Records that there was no time for these cases."""
+        self.add("not measured", verdict="out of time", note="; ".join(names))
+
     def measure(self, cases: Iterable[tuple[str, Callable[[], Figures | None]]]) -> None:
         """Computes and records each case's figures: (what, function), None for no row of its own.
 
@@ -117,9 +121,7 @@ class Recorder:
         cases = iter(cases)
         for what, compute in cases:
             if self.seconds_left < 1.2 * self._longest:
-                names = [what, *(name for name, _ in cases)]
-                self.add("not measured", verdict="out of time", note="; ".join(names))
-                return
+                return self.leave_out([what, *(name for name, _ in cases)])
             start = time.monotonic()
             print(f"{what} ...", flush=True)
             try:
