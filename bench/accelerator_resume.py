@@ -31,7 +31,7 @@ SETS = {
         "loop.eval_rows=16",
     ),
     # Long enough to be killed before its end.
-    "smoke": ("train.total_tokens=102400", "model.d_model=64", "loop.eval_rows=8"),
+    "smoke": ("train.total_tokens=51200", "model.d_model=64", "loop.eval_rows=8"),
 }
 
 
@@ -62,9 +62,9 @@ def last_step(directory: Path) -> int:
 
 def run(
     arguments: list[str], recorder: Recorder, is_over: Callable[[], bool] = lambda: False
-) -> Figures:
-    """Runs a module with arguments, and kills it as soon as is_over(). Returns its seconds, exit
-    status and output. RuntimeError with its last line if it fails, OutOfTime if it is not done in
+) -> tuple[Figures, str]:
+    """Runs a module with arguments, and kills it as soon as is_over(). Returns (its seconds and
+    status, its output). RuntimeError with its last line if it fails, OutOfTime if it is not done in
     time."""
     start, path = time.monotonic(), recorder.work / "output.txt"
     with path.open("wb") as output:
@@ -82,7 +82,7 @@ def run(
     if status not in (0, -signal.SIGKILL):
         last = text.splitlines()[-1] if text else "no output"
         raise RuntimeError(f"{arguments[0]} ended with status {status}: {last}")
-    return {"seconds": time.monotonic() - start, "status": status, "output": text[-2000:]}
+    return {"seconds": time.monotonic() - start, "status": status}, text
 
 
 def compare(found: dict[int, float], expected: dict[int, float]) -> Figures:
@@ -107,7 +107,7 @@ def measure(recorder: Recorder, _: list[str]) -> None:
 
     def first():
         # The checkpoint of step 10 is complete, since that of step 20 has begun.
-        figures = run(
+        figures, _ = run(
             train_arguments(config, killed, text), recorder, lambda: last_step(killed) >= KILL_STEP
         )
         before.update(losses(killed))
@@ -116,22 +116,24 @@ def measure(recorder: Recorder, _: list[str]) -> None:
         return figures | {"verdict": "ok", "note": f"killed after step {max(before)}"}
 
     def resumed():
-        figures = run(train_arguments(config, killed, text), recorder)
         nonlocal resume_step
-        if match := re.search(r"continuing from step (\d+)", figures["output"]):
+        figures, output = run(train_arguments(config, killed, text), recorder)
+        if match := re.search(r"continuing from step (\d+)", output):
             resume_step = int(match[1])
         note = f"from step {resume_step} to step {last_step(killed)}"
         return figures | {"verdict": "ok" if resume_step else "failed", "note": note}
 
     def sampled():
         words = ["--prompt=def main", f"--max_new_tokens={16 if recorder.is_toy else 64}"]
-        return run(["gptjax.sample", f"--model={killed}", *words], recorder) | {"verdict": "ok"}
+        figures, _ = run(["gptjax.sample", f"--model={killed}", *words], recorder)
+        return figures | {"verdict": "ok"}
 
     def repeated():
         return compare({n: x for n, x in before.items() if n > resume_step}, losses(killed))
 
     def uninterrupted():
-        return run(train_arguments(config, whole, text), recorder) | {"verdict": "ok"}
+        figures, _ = run(train_arguments(config, whole, text), recorder)
+        return figures | {"verdict": "ok"}
 
     recorder.measure(
         [

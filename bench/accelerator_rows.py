@@ -38,7 +38,6 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "gb_per_s": "{:,.3g} GB/s".format,
     "ms": lambda ms: f"{units.sig3(ms)} ms",
     "peak_bytes": units.human_bytes,
-    "compile_s": "compiled in {:.0f} s".format,
     "seconds": "{:.0f} s".format,
     "note": str,
 }

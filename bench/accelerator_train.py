@@ -203,7 +203,8 @@ def measure_batches(recorder: Recorder, name: str, config: schema.Config, remat:
         if rows not in speeds:  # no time was left
             break
         rows = next_rows(speeds, most)
-    if best := accelerator_rows.best(recorder.out, dense_rows(name)):
+    best = accelerator_rows.best(recorder.out, dense_rows(name))
+    if best and any(speeds.values()):
         met = None if best["mfu"] is None or name == "124m" else best["mfu"] >= MFU_TARGET
         figures = {key: best[key] for key in ("tokens_per_s", "mfu", "ms", "rows", "remat")}
         note = f"batch {best['rows']}, remat {best['remat']}"

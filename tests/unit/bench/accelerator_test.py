@@ -19,6 +19,7 @@ from bench import (
     accelerator_trace,
     accelerator_train,
 )
+from gptjax.config import count
 
 FACTS = {"card": "C", "device": "gpu", "jax": "1.2", "command": "python -m bench.accelerator"}
 
@@ -258,6 +259,21 @@ def test_the_error_of_a_gradient_that_is_zero():
 )
 def test_next_batch_size(speeds, most, rows):
     assert accelerator_train.next_rows(speeds, most) == rows
+
+
+@pytest.mark.parametrize("remat", accelerator_train.REMATS)
+def test_first_batch_size_is_what_the_count_of_activations_allows(monkeypatch, remat):
+    mesh, limit = accelerator_train.mesh_of_one(), 130 * 10**9
+    device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": limit})
+    monkeypatch.setattr(accelerator_train, "mesh_of_one", lambda: mesh)
+    monkeypatch.setattr(accelerator_train.jax, "devices", lambda: [device])
+    for name in accelerator_train.MODELS:
+        config = accelerator_train.model_config(name, (accelerator_train.DENSE,))
+        config = accelerator_train.at_batch(config, 1, remat)
+        rows = accelerator_train.first_rows(config)
+        free = limit - count.state_bytes(config.model)
+        used = [count.activation_bytes(config, n, "bfloat16", False) for n in (rows, 4 * rows)]
+        assert used[0] < free < used[1] and rows.bit_count() == 1, name
 
 
 @pytest.mark.parametrize(
