@@ -78,7 +78,7 @@ def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
     generated = tuple(dict.fromkeys((large, small)))
     found = [
         Job("a", "bench.accelerator_kernels", (), 75),
-        Job("b", "bench.accelerator_resume", (), 85),
+        Job("b", "bench.accelerator_resume", (), 100),
         *training,
         Job("d", "bench.accelerator_train", (small,), 60),
         Job("e", "bench.accelerator_generation", generated, 50),

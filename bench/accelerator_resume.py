@@ -103,7 +103,6 @@ def measure(recorder: Recorder, _: list[str]) -> None:
     text.write_text("\n".join(path.read_text() for path in sorted(ROOT.glob("gptjax/**/*.py"))))
     killed, whole = recorder.work / "killed", recorder.work / "whole"
     before: dict[int, float] = {}
-    resume_step = 0
 
     def first():
         # The checkpoint of step 10 is complete, since that of step 20 has begun.
@@ -116,33 +115,31 @@ def measure(recorder: Recorder, _: list[str]) -> None:
         return figures | {"verdict": "ok", "note": f"killed after step {max(before)}"}
 
     def resumed():
-        nonlocal resume_step
         figures, output = run(train_arguments(config, killed, text), recorder)
-        if match := re.search(r"continuing from step (\d+)", output):
-            resume_step = int(match[1])
-        note = f"from step {resume_step} to step {last_step(killed)}"
-        return figures | {"verdict": "ok" if resume_step else "failed", "note": note}
+        match = re.search(r"continuing from step (\d+)", output)
+        first_step = int(match[1]) if match else 0
+        note = f"from step {first_step} to step {last_step(killed)}"
+        words = {"verdict": "ok" if first_step else "failed", "note": note}
+        recorder.add(f"{config} resumed", **figures, **words)
+        repeated = {step: loss for step, loss in before.items() if step > first_step}
+        return compare(repeated, losses(killed))
 
     def sampled():
         words = ["--prompt=def main", f"--max_new_tokens={16 if recorder.is_toy else 64}"]
         figures, _ = run(["gptjax.sample", f"--model={killed}", *words], recorder)
         return figures | {"verdict": "ok"}
 
-    def repeated():
-        return compare({n: x for n, x in before.items() if n > resume_step}, losses(killed))
-
     def uninterrupted():
         figures, _ = run(train_arguments(config, whole, text), recorder)
-        return figures | {"verdict": "ok"}
+        recorder.add(f"{config} uninterrupted", **figures, verdict="ok")
+        return compare(losses(killed), losses(whole))
 
     recorder.measure(
         [
             (f"{config} trained and killed", first),
-            (f"{config} resumed", resumed),
+            (f"{config} losses before the kill and after", resumed),
             (f"{config} sampled", sampled),
-            ("steps run twice, before and after the kill", repeated),
-            (f"{config} uninterrupted", uninterrupted),
-            ("resumed against uninterrupted", lambda: compare(losses(killed), losses(whole))),
+            (f"{config} losses with and without a kill", uninterrupted),
         ]
     )
 

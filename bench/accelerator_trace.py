@@ -106,7 +106,7 @@ def trace(config: schema.Config, directory: Path) -> None:
     """Writes a trace of N_STEPS steps of a config."""
     program = accelerator_train.prepare(config)
     train_state, profiler = program.state, profile.Profiler(directory, N_STEPS, print)
-    for _ in range(N_STEPS + 2):  # the trace starts with the third
+    for _ in range(N_STEPS + 3):  # of which the third is the first in the trace, and the last none
         profiler.before_step()
         with profiler.span("step"):
             train_state, metrics = program.run(train_state, program.tokens)
