@@ -155,11 +155,11 @@ def measure_transformers(recorder: Recorder, names: list[str]) -> None:
         model = accelerator_train.model_config(name, (schema.Dense(),)).model
         generate = hf_generate(model, batch, n_prompt)
         figures = accelerator_generation.time_generation(generate, batch, n_prompt, n_new)
-        for what, key in (("prefill", "prefill"), ("decoding", "decode")):
+        for what, theirs in figures.items():
             ours = accelerator_rows.best(recorder.out, f"{name} {what}, batch {batch}")
-            theirs = figures[key]
-            speed = theirs["tokens_per_s"]
-            ratio = {"to_transformers": ours["tokens_per_s"] / speed} if ours else {}
+            ratio = {}
+            if ours and "tokens_per_s" in theirs:
+                ratio = {"to_transformers": ours["tokens_per_s"] / theirs["tokens_per_s"]}
             recorder.add(f"{name} transformers {what}, batch {batch}", **theirs, **ratio)
 
     recorder.measure(

@@ -12,6 +12,7 @@ import pytest
 
 from bench import (
     accelerator,
+    accelerator_generation,
     accelerator_kernels,
     accelerator_report,
     accelerator_resume,
@@ -274,6 +275,22 @@ def test_first_batch_size_is_what_the_count_of_activations_allows(monkeypatch, r
         free = limit - count.state_bytes(config.model)
         used = [count.activation_bytes(config, n, "bfloat16", False) for n in (rows, 4 * rows)]
         assert used[0] < free < used[1] and rows.bit_count() == 1, name
+
+
+def test_time_of_decoding_is_what_more_tokens_cost(monkeypatch):
+    now, seconds = [0.0], {1: 2.0, 17: 10.0}
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(accelerator_generation, "time", clock)
+
+    def generate(n):
+        now[0] += seconds[n]
+
+    found = accelerator_generation.time_generation(generate, 8, 100, 17)
+    assert found["prefill"] == {"tokens_per_s": 400, "ms": 2000}
+    assert (found["decoding"]["ms"], found["decoding"]["tokens_per_s"]) == (500, 16)
+    seconds[17] = 1.9  # noise
+    found = accelerator_generation.time_generation(generate, 8, 100, 17)
+    assert found["decoding"]["verdict"] == "not measured" and "ms" not in found["decoding"]
 
 
 @pytest.mark.parametrize(
