@@ -236,7 +236,7 @@ def main(arguments: list[str]) -> int:
             facts = probe(work) | {
                 "command": " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)])
             }
-            print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+            print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)
             todo = jobs(args.parts.split(","), args.nanogpt, facts["device"] == "cpu")
             Bench(out, work, facts, start + 60 * args.minutes).run(todo)
     rows = accelerator_rows.read(out)

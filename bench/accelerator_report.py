@@ -32,6 +32,12 @@ def line(row: Row, width: int) -> str:
     return "\n".join(f"  {text}".rstrip() for text in padded)
 
 
+def header(facts: Row, width: int) -> str:
+    """Card and versions, in lines of at most `width` columns."""
+    words = ", ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
+    return textwrap.fill(words, width)
+
+
 def newest(rows: Iterable[Row]) -> list[Row]:
     """The rows without those that a later call has measured again."""
     return list({(row["part"], row["what"]): row for row in rows}.values())
@@ -71,9 +77,9 @@ def table(rows: list[Row]) -> str:
 def summary(rows: list[Row]) -> str:
     """How many of the rows are right, wrong, and meet their targets, in a line."""
     verdicts = [row.get("verdict") for row in rows]
-    counts = {name: verdicts.count(name) for name in ("ok", *FAILURES, "out of memory")}
-    counts["cut by time"] = verdicts.count("out of time")
+    names = ("ok", *FAILURES, "out of memory", "out of time", "not measured")
+    counts = {name: verdicts.count(name) for name in names}
     met = [row["met"] for row in rows if "target" in row]
     parts = [f"{n} {name}" for name, n in counts.items() if n]
     parts += [f"{sum(met)} of {len(met)} targets met"] if met else []
-    return f"{len(rows)} rows: {', '.join(parts)}"
+    return ": ".join([f"{len(rows)} rows", *[", ".join(parts)] * bool(parts)])

@@ -209,13 +209,15 @@ def test_the_page_has_targets_failures_and_the_newest_figures():
     wrong = page.partition("## Wrong or failed")[2].partition("##")[0]
     assert "flash" in wrong and "cudnn" not in wrong
     assert accelerator_report.summary(ROWS) == "5 rows: 1 ok, 1 WRONG, 1 of 2 targets met"
+    assert accelerator_report.summary(ROWS[2:3]) == "1 rows"
 
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_lines_fit_the_terminal(width):
     long = ROWS[3] | {"what": f"350m {'word ' * 20}", "note": f"{'x' * 200} end"}
     text = accelerator_report.line(long, width)
-    assert max(map(len, text.splitlines())) <= width
+    header = accelerator_report.header(FACTS | {"torch": "2.0" * 20}, width)
+    assert max(map(len, [*text.splitlines(), *header.splitlines()])) <= width
     assert "".join(text.split()).count("x") == 200 and "met: MFU" in text
 
 
