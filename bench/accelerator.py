@@ -47,8 +47,8 @@ MODELS = ("350m", "124m", "1.3b")
 
 
 class Job(NamedTuple):
-    """A process of a part. weight: its share of the time. needs: a package, or why it is left
-    out."""
+    """A process of a part. names: what it measures. weight: its share of the time. missing: why it
+    is left out, "" if it is not."""
 
     part: str
     module: str
