@@ -1,267 +1,251 @@
-"""Training and generation on the present accelerator; without one, every kernel and step is
-compiled ahead of time instead.
+"""What gptjax does on this machine's accelerator, measured in some minutes, the most valuable
+questions first.
 
-    python -m bench.accelerator [--configs=gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl] [--rounds=5]
-    [--out=accelerator.json]
+    python -m bench.accelerator [--minutes=9] [--out=accelerator] [--parts=a,b,c,d,e,f]
+    [--nanogpt=DIR]
+    python -m bench.accelerator --report [--out=accelerator]
 
-Training: each config with its own attention and with dense attention, by the platform's kernel and
-by the reference, at doubling batch sizes until memory runs out, and again at four times the
-context. Medians, relative to dense attention by the platform's kernel (cuDNN on NVIDIA, splash on
-TPU) in the same run; one after the other, since two states of a large model do not fit. Generation:
-64 tokens after a prompt of 64. MFU = tokens/s x train_flops_per_token / (devices x peak bfloat16
-FLOP/s): attention counts what its pattern needs (config/count.py), backward is twice forward,
-recomputation is not counted. All figures are also written to a JSON file.
+a: is every kernel right? b: does a run train, survive SIGKILL, and generate text? c: how fast are
+training steps of 124M, 350M and 1.3B parameters, also against nanoGPT (a clone of karpathy/nanoGPT,
+and torch)? d: what does banded attention gain at 2,048, 8,192 and 32,768 tokens? e: how fast are
+prefill and decoding, against the bandwidth of memory and transformers? f: where does the time of a
+step go?
+
+Each part has processes of its own, which are killed when their share of the time is over; time that
+one leaves goes to those after it. Each measurement is a row of OUT/rows.jsonl as soon as it is
+known, with card, versions, date and command; a part that lacks time or memory leaves a row that
+says so. OUT/report.md is written at the end, and by --report anew; OUT/log.txt is what the parts
+print. Exit status 1 if a row is WRONG or failed. Without an accelerator the same parts run at toy
+sizes on CPU, in minutes: figures of the script, not of gptjax.
 """
 
 import argparse
-import dataclasses
+import importlib.util
 import json
-import statistics
+import os
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-import jax
-import numpy as np
+from bench import accelerator_report, accelerator_rows
+from bench.accelerator_rows import Row
+from gptjax.runtime import child
 
-from gptjax.aot import compile
-from gptjax.config import count, parse, schema
-from gptjax.configs import registry
-from gptjax.generate import decode, sampling
-from gptjax.model import inference
-from gptjax.model.attention import dispatch
-from gptjax.sharding import device_mesh, rules, topology
-from gptjax.training import metrics, state, step
-
-CONFIGS = "gpt2_124m,gpt3_small,gpt3_medium,gpt3_xl"
-AOT_TARGETS = ("h100-1", "v5p:2x2x1")  # compiled for without an accelerator
-PATTERNS = (
-    schema.Dense(),
-    schema.Banded(window=256),
-    schema.Strided(stride=128),
-    schema.Fixed(block=128, summary=8),
-)
-Row = dict[str, Any]
+PROBE_SECONDS = 90  # for the first process that meets the device
+STOP_SECONDS = 3  # a part ends itself so much before it is killed
+POLL_SECONDS = 0.1
+# 8% of the memory is left to libraries and to the context.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}
+MODELS = ("350m", "124m", "1.3b")
 
 
-def bench_config(
-    config: schema.Config, n_ctx: int, rows: int, attention: tuple, kernel: str
-) -> schema.Config:
-    """The config with one microbatch of `rows` rows of n_ctx tokens per step, without dropout."""
-    model = dataclasses.replace(
-        config.model, n_ctx=n_ctx, attention=attention, dropout=schema.Dropout()
-    )
-    train = dataclasses.replace(
-        config.train, batch_tokens=rows * n_ctx, batch_ramp=None, microbatch_rows=rows
-    )
-    compute = dataclasses.replace(config.compute, attention_kernel=kernel)
-    return dataclasses.replace(config, model=model, train=train, compute=compute)
+class Job(NamedTuple):
+    """A process of a part. names: what it measures. weight: its share of the time. missing: why it
+    is left out, "" if it is not."""
+
+    part: str
+    module: str
+    names: tuple[str, ...]
+    weight: float
+    missing: str = ""
+
+    def __str__(self):
+        return " ".join((self.module.removeprefix("bench.accelerator_"), *self.names))
 
 
-def make_arms(config: schema.Config) -> dict[str, tuple[tuple, str]]:
-    """The compared variants: name -> (attention, kernel). The first is the baseline."""
-    dense, config_attention = (schema.Dense(),), config.model.attention
-    dense_arms = {"dense, auto": (dense, "auto"), "dense, reference": (dense, "reference")}
-    return (
-        dense_arms
-        if config_attention == dense
-        else dense_arms
-        | {
-            "own, auto": (config_attention, "auto"),
-            "own, reference": (config_attention, "reference"),
-        }
-    )
+def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
+    """The processes of the parts, in order; weights are seconds of nine minutes."""
+    has_torch, has_transformers = map(importlib.util.find_spec, ("torch", "transformers"))
+    no_nanogpt = "" if nanogpt else "give nanoGPT's source with --nanogpt=DIR"
+    no_nanogpt = no_nanogpt if has_torch else "torch is not installed"
+    models = ("toy",) if is_toy else MODELS
+    small, large = models[min(1, len(models) - 1)], models[-1]
+    training = [
+        job
+        for name, weight in zip(models, (50, 35, 40), strict=False)
+        for job in (
+            Job("c", "bench.accelerator_train", (name,), weight),
+            Job("c", "bench.accelerator_torch", (name, str(nanogpt)), weight, missing=no_nanogpt),
+        )
+    ]
+    generated = tuple(dict.fromkeys((large, small)))
+    found = [
+        Job("a", "bench.accelerator_kernels", (), 75),
+        Job("b", "bench.accelerator_resume", (), 100),
+        *training,
+        Job("d", "bench.accelerator_train", (small,), 60),
+        Job("e", "bench.accelerator_generation", generated, 50),
+        Job(
+            *("e", "bench.accelerator_torch", generated, 30),
+            missing="" if has_torch and has_transformers else "transformers is not installed",
+        ),
+        Job("f", "bench.accelerator_trace", models[:1], 30),
+    ]
+    return [job for job in found if job.part in parts]
 
 
-def time_training(
-    name: str, config: schema.Config, n_ctx: int, rows: int, rounds: int
-) -> list[Row]:
-    """Returns a row for each arm that fits in memory."""
-    mesh = device_mesh.make_mesh(config.mesh)
-    platform = mesh.devices.flat[0].platform
-    seconds: dict[str, list[float]] = {}
-    tokens = np.random.default_rng(0).integers(
-        0, config.model.n_vocab, (1, rows, n_ctx + 1), dtype=np.int32
-    )
-    results = []
-    # One state at a time: two of the larger models do not fit.
-    for arm, (attention, kernel) in make_arms(config).items():
-        arm_config = bench_config(config, n_ctx, rows, attention, kernel)
+def run(command: list[str], log, seconds: float, poll: Callable[[], None]) -> int | None:
+    """Runs a command in a process group of its own, its output appended to `log`. Returns its exit
+    status, None if it was killed after `seconds`. The group ends in any case."""
+    deadline = time.monotonic() + seconds
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            poll()
+        return process.poll()
+    finally:
         try:
-            train_step, program, shape = compile.compile_program(arm_config, mesh, platform, rows)
-            with jax.set_mesh(mesh):
-                train_state = state.init_sharded(arm_config, train_step.model, train_step.tx, mesh)
-                batch = jax.device_put(tokens, shape.sharding)
-                seconds[arm] = []
-                for i in range(rounds + 2):  # the first two rounds are warm-up
-                    start_time = time.perf_counter()
-                    train_state, step_metrics = program(train_state, batch)
-                    jax.block_until_ready(step_metrics)
-                    if i >= 2:
-                        seconds[arm].append(time.perf_counter() - start_time)
-        except jax.errors.JaxRuntimeError as error:
-            if not compile.is_out_of_memory(error):
-                raise
-            seconds.pop(arm, None)
-            print(f"{name:12} {n_ctx:6,} {rows:5} {arm:18} out of memory", flush=True)
-            continue
-        speed = rows * n_ctx / statistics.median(seconds[arm])
-        mfu = metrics.mfu(
-            count.train_flops_per_token(arm_config.model), speed, mesh.devices.ravel()
-        )
-        baseline = (
-            statistics.median(seconds["dense, auto"]) / statistics.median(seconds[arm])
-            if "dense, auto" in seconds
-            else None
-        )
-        row = {
-            "config": name,
-            "n_ctx": n_ctx,
-            "rows": rows,
-            "arm": arm,
-            "tokens_per_s": speed,
-            "mfu": mfu,
-            "to_dense": baseline,
-        }
-        results.append(row)
-        of_peak = "      -" if mfu is None else f"{mfu:7.1%}"
-        ratio = "" if baseline is None else f"{baseline:6.2f} x dense"
-        print(
-            f"{name:12} {n_ctx:6,} {rows:5} {arm:18} {speed:12,.0f} tokens/s  MFU {of_peak} "
-            f"{ratio}",
-            flush=True,
-        )
-    return results
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        poll()
 
 
-def time_generation(name: str, config: schema.Config, batch: int, rounds: int) -> Row:
-    """Tokens/s of greedy decoding, with prompts of 64 tokens and 64 new ones, including prefill."""
-    mesh = device_mesh.make_mesh(dataclasses.replace(config.mesh, fsdp=1), jax.devices()[:1])
-    train_step = step.build(config, mesh.devices.flat[0].platform, mesh, None)
-    model = train_step.model.clone(sharding=rules.UNSHARDED)
-    params = jax.jit(lambda: state.init_state(config, model, train_step.tx).params)()
-    inference_model = inference.prepare(model, params)
-    prompts = np.random.default_rng(0).integers(0, config.model.n_vocab, (batch, 64)).tolist()
-    seconds = []
-    for i in range(rounds + 1):
-        start_time = time.perf_counter()
-        decode.generate(
-            inference_model,
-            prompts,
-            64,
-            sampling.SamplingParams(temperature=0.0),
-            jax.random.key(0),
-        )
-        if i:
-            seconds.append(time.perf_counter() - start_time)
-    speed = 64 * batch / statistics.median(seconds)
-    print(f"{name:12} generation, batch {batch}: {speed:,.0f} tokens/s", flush=True)
-    return {"config": name, "generation_batch": batch, "tokens_per_s": speed}
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = [text for text in path.read_text(errors="replace").splitlines() if text.strip()]
+    return lines[-1].strip()[:200] if lines else ""
 
 
-def compile_all(target: topology.Topology, names: list[str]) -> list[Row]:
-    """Compiles each kernel of the platform, forward and backward, and each config's step, for chips
-    that are not present.
-    """
-    results, n = [], target.n_devices
-    kernel = dispatch.resolve_name("auto", target.platform)
-    for pattern in PATTERNS:
-        model = dataclasses.replace(
-            registry.config("gpt3_small").model,
-            n_layers=1,
-            attention=(pattern,),
-            n_ctx=2048,
-            d_model=256,
-            n_heads=4,
-            n_vocab=256,
-        )
-        config = bench_config(
-            dataclasses.replace(registry.config("gpt3_small"), model=model),
-            2048,
-            n,
-            (pattern,),
-            "auto",
-        )
-        kernel_name, reason = dispatch.select(kernel, pattern, np.dtype("bfloat16"), 64)
-        results.append(
-            _compile_row(
-                f"{pattern} by {kernel_name}{f' ({reason})' if reason else ''}", config, target
-            )
-        )
-    for name in names:
-        config = registry.config(name)
-        config = bench_config(
-            dataclasses.replace(config, mesh=schema.Mesh()),
-            config.model.n_ctx,
-            n,
-            config.model.attention,
-            "auto",
-        )
-        results.append(_compile_row(name, config, target))
-    return results
+def end_of_job(status: int | None, seconds: float, last: str) -> Row | None:
+    """The row of a process that ended with this status, None if nothing is to be reported."""
+    if status == 0:
+        return None
+    if status is None:
+        return {"verdict": "out of time", "note": f"killed after {seconds:.0f} s, at: {last}"}
+    if status == -signal.SIGKILL:
+        return {"verdict": "out of memory", "note": f"killed from outside, at: {last}"}
+    return {"verdict": "failed", "note": f"exit status {status}: {last}"}
 
 
-def _compile_row(label: str, config: schema.Config, target: topology.Topology) -> Row:
-    compiled = compile.compile_step(config, target)
-    kernel_names = ", ".join(compiled.program.kernel_counts()) or "none of a library's"
-    verdict = "fits" if compiled.peak_bytes <= compiled.memory_limit else "does not fit"
-    print(
-        f"{target!s:10} {label:40} compiled in {compiled.compile_seconds:5.1f} s; "
-        f"{compiled.peak_bytes / 2**30:6.2f} GiB a chip, {verdict}; {kernel_names}",
-        flush=True,
-    )
-    return {
-        "target": str(target),
-        "what": label,
-        "compile_seconds": compiled.compile_seconds,
-        "peak_bytes": compiled.peak_bytes,
-        "kernels": kernel_names,
-    }
+class Bench:
+    """Runs jobs one after the other and shows their rows.
+
+    facts: what each row holds; deadline: of time.monotonic, of all jobs together."""
+
+    def __init__(self, out: Path, work: Path, facts: Row, deadline: float):
+        self._out, self._work, self._facts, self._deadline = out, work, facts, deadline
+        self._width = shutil.get_terminal_size().columns
+        self._n_shown = len(accelerator_rows.read(out))
+
+    def show(self) -> None:
+        """Prints the rows that are new."""
+        rows = accelerator_rows.read(self._out)
+        for row in rows[self._n_shown :]:
+            print(accelerator_report.line(row, self._width), flush=True)
+        self._n_shown = len(rows)
+
+    def add(self, job: Job, figures: Row) -> None:
+        """Records and prints a row about a job as a whole."""
+        row = {"part": job.part, "what": str(job)} | figures | self._facts
+        accelerator_rows.append(self._out, row | {"date": accelerator_rows.today()})
+        self.show()
+
+    def run(self, jobs: list[Job]) -> None:
+        """Runs the jobs, each within its share of the time that is left."""
+        part = ""
+        for i, job in enumerate(jobs):
+            if job.part != part:
+                part = job.part
+                print(f"{part}. {accelerator_report.PARTS[part]}", flush=True)
+            if job.missing:
+                self.add(job, {"verdict": "not measured", "note": job.missing})
+                continue
+            rest = sum(other.weight for other in jobs[i:] if not other.missing)
+            seconds = (self._deadline - time.monotonic()) * job.weight / rest
+            if seconds <= STOP_SECONDS:
+                self.add(job, {"verdict": "out of time", "note": "not begun"})
+                continue
+            self._run(job, seconds)
+
+    def _run(self, job: Job, seconds: float) -> None:
+        arguments = [
+            f"--part={job.part}",
+            f"--out={self._out}",
+            f"--work={self._work}",
+            f"--facts={json.dumps(self._facts)}",
+            f"--seconds={seconds - STOP_SECONDS:.1f}",
+        ]
+        command = child.command(["-m", job.module, *arguments, *job.names])
+        path = self._work / "job.log"
+        with path.open("wb") as log:
+            status = run(command, log, seconds, self.show)
+        with (self._out / "log.txt").open("ab") as whole:
+            whole.write(f"== {job.part} {job}\n".encode() + path.read_bytes())
+        if row := end_of_job(status, seconds, last_line(path)):
+            self.add(job, row)
 
 
-def main():
+def probe(work: Path) -> Row:
+    """The card and versions, from a process of its own, so that this one holds no memory of the
+    device. RuntimeError with the last line of what it prints if it fails or hangs."""
+    paths = work / "facts.json", work / "facts.log"
+    with paths[0].open("wb") as out, paths[1].open("wb") as log:
+        command = child.command(["-m", "bench.accelerator_rows"])
+        try:
+            done = subprocess.run(command, stdout=out, stderr=log, timeout=PROBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"jax found no device within {PROBE_SECONDS} s") from None
+    if done.returncode:
+        raise RuntimeError(f"jax found no device: {last_line(paths[1])}")
+    return json.loads(paths[0].read_text().splitlines()[-1])
+
+
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The arguments of main."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.accelerator",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--configs", default=CONFIGS, help=f"comma-separated (default: {CONFIGS})")
+    parser.add_argument("--minutes", type=float, default=9, help="for all parts (default: 9)")
     parser.add_argument(
-        "--rounds", type=parse.int_argument(), default=5, help="timed steps of each (default: 5)"
+        "--out", type=Path, default=Path("accelerator"), help="a folder (default: accelerator)"
     )
-    parser.add_argument(
-        "--out", default="accelerator.json", help="where the figures go (default: accelerator.json)"
-    )
-    args = parser.parse_args()
-    names = args.configs.split(",")
-    device = jax.devices()[0]
-    results: list[Row] = []
-    if device.platform == "cpu":
-        print(
-            "no accelerator here: each kernel and step is compiled ahead of time instead, and "
-            "nothing is timed",
-            flush=True,
-        )
-        for target in map(topology.from_name, AOT_TARGETS):
-            try:
-                results += compile_all(target, names)
-            except ValueError as missing:  # its compiler is not installed
-                print(f"{target}: {missing}", flush=True)
-    else:
-        for name in names:
-            config = registry.config(name)
-            for n_ctx in (config.model.n_ctx, 4 * config.model.n_ctx):
-                rows = len(jax.devices())
-                while rows_that_fit := time_training(name, config, n_ctx, rows, args.rounds):
-                    results += rows_that_fit
-                    rows *= 2
-            results += [time_generation(name, config, batch, args.rounds) for batch in (1, 8)]
-    with open(args.out, "w") as file:
-        json.dump(
-            {"device": device.device_kind, "jax": jax.__version__, "results": results},
-            file,
-            indent=1,
-        )
-    print(f"written to {args.out}", file=sys.stderr)
+    names = ",".join(accelerator_report.PARTS)
+    parser.add_argument("--parts", default=names, help=f"comma-separated (default: {names})")
+    parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
+    parser.add_argument("--report", action="store_true", help="only write OUT/report.md anew")
+    args = parser.parse_args(arguments)
+    if unknown := set(args.parts.split(",")) - set(accelerator_report.PARTS):
+        parser.error(f"--parts: {', '.join(sorted(unknown))}: give some of {names}")
+    return args
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the program; returns its exit status."""
+    args, start = read_arguments(arguments), time.monotonic()
+    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out.resolve()
+    n_before = len(accelerator_rows.read(out))
+    if not args.report:
+        with tempfile.TemporaryDirectory(prefix="accelerator-") as folder:
+            work = Path(folder)
+            for name, value in ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
+            facts = probe(work) | {
+                "command": " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)])
+            }
+            print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)
+            todo = jobs(args.parts.split(","), args.nanogpt, facts["device"] == "cpu")
+            Bench(out, work, facts, start + 60 * args.minutes).run(todo)
+    rows = accelerator_rows.read(out)
+    (out / "report.md").write_text(accelerator_report.page(rows))
+    if args.report:
+        return 0
+    print(f"{accelerator_report.summary(rows[n_before:])}; {args.out / 'report.md'}", flush=True)
+    return int(any(r.get("verdict") in accelerator_rows.FAILURES for r in rows[n_before:]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
