@@ -166,7 +166,9 @@ def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn,
         train_step,
         donate_argnums=0,
         static_argnums=2,
-        compiler_options=xla_options.options(jax.devices()[0]),
+        compiler_options=xla_options.options(
+            jax.devices()[0], train_step.model.execution_policy.dtype
+        ),
     )
 
     def advance(tokens):

@@ -4,13 +4,16 @@ from typing import assert_never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax.config import schema
 
 
 def lr_at(schedule: schema.Schedule, tokens: int) -> float:
     """Returns `learning_rate` at a number of tokens as a Python float."""
-    return float(jax.device_get(learning_rate(schedule, jnp.float32(tokens))))
+    # One program: each operation by itself would be compiled by itself.
+    rate = jax.jit(learning_rate, static_argnums=0)(schedule, np.float32(tokens))
+    return float(jax.device_get(rate))
 
 
 def learning_rate(schedule: schema.Schedule, tokens: jax.Array) -> jax.Array:
