@@ -280,7 +280,8 @@ def nanodo_step(config: schema.Config, directory: str) -> StepFn:
     return advance
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -297,7 +298,11 @@ def main():
     parser.add_argument("--bfloat16", action="store_true", help="gptjax in bfloat16, too")
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     xla_options.tune_malloc()  # before devices start their threads, as train.py does
     config = SIZES[args.size]
     c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
