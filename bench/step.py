@@ -3,7 +3,7 @@ rounds: a plain hand-written JAX step, and nanoGPT (PyTorch, eager) and nanodo (
 them are on this machine.
 
     python -m bench.step [--size=laptop|gpt2_124m|sparse] [--rounds=9] [--without=NAME,...]
-    [--nanogpt=DIR] [--nanodo=DIR]
+    [--bfloat16] [--nanogpt=DIR] [--nanodo=DIR]
 
 Prints tokens per second of each, the median over rounds of its ratio to gptjax, and GFLOP/s by the
 model's formula (config/count.py). laptop: 6 layers, width 384, 6 heads, context 256, batch 16: what
@@ -11,10 +11,11 @@ nanoGPT trains on a laptop. gpt2_124m: its shapes, context 1,024, batch 1. spars
 width 768, GPT-3 small's alternating pattern at context 4,096, batch 1, compared with dense layers
 only and with the others, which support only those. The plain step and nanodo materialize all scores
 and do not fit in 24 GiB: --without=plain. A contender that runs out of memory is reported and
-dropped. All in float32 with AdamW and gradient clipping, without dropout. The plain step is what
-one writes from the papers in an hour: a list of layers, jnp and einsum, one jit; it starts from the
-same parameters and its losses are compared, so that the same work is timed. git clone the peers
-next to the project; nanoGPT needs wandb (requirements-cloud.txt).
+dropped. All in float32 with AdamW and gradient clipping, without dropout; --bfloat16 adds gptjax's
+step in bfloat16. The plain step is what one writes from the papers in an hour: a list of layers,
+jnp and einsum, one jit; it starts from the same parameters and its losses are compared, so that the
+same work is timed. git clone the peers next to the project; nanoGPT needs wandb
+(requirements-cloud.txt).
 """
 
 import argparse
@@ -157,6 +158,12 @@ def dense_config(config: schema.Config) -> schema.Config:
     )
 
 
+def bfloat16_config(config: schema.Config) -> schema.Config:
+    """Returns the config with activations in bfloat16."""
+    compute = dataclasses.replace(config.compute, dtype="bfloat16")
+    return dataclasses.replace(config, compute=compute)
+
+
 def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn, dict]:
     """gptjax's step, and its initial parameters."""
     train_step = step.build(config, jax.devices()[0].platform, mesh, None)
@@ -166,7 +173,9 @@ def gptjax_step(config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[StepFn,
         train_step,
         donate_argnums=0,
         static_argnums=2,
-        compiler_options=xla_options.options(jax.devices()[0]),
+        compiler_options=xla_options.options(
+            jax.devices()[0], train_step.model.execution_policy.dtype
+        ),
     )
 
     def advance(tokens):
@@ -271,7 +280,8 @@ def nanodo_step(config: schema.Config, directory: str) -> StepFn:
     return advance
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the program's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -285,9 +295,14 @@ def main():
         default="",
         help="of gptjax, plain, dense (at --size=sparse)",
     )
+    parser.add_argument("--bfloat16", action="store_true", help="gptjax in bfloat16, too")
     parser.add_argument("--nanogpt", metavar="DIR", help="a clone of karpathy/nanoGPT")
     parser.add_argument("--nanodo", metavar="DIR", help="a clone of google-deepmind/nanodo")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     xla_options.tune_malloc()  # before devices start their threads, as train.py does
     config = SIZES[args.size]
     c, batch = config.model, config.train.batch_tokens // config.model.n_ctx
@@ -306,6 +321,9 @@ def main():
             step_fns |= {"gptjax": gptjax_fn} if "gptjax" in selected else {}
             step_fns |= {"plain JAX": reference_jax(config, params)} if "plain" in selected else {}
             del gptjax_fn, params
+        if args.bfloat16:
+            step_fns["bfloat16"], _ = gptjax_step(bfloat16_config(config), mesh)
+            del _
         if args.nanogpt:
             step_fns["nanoGPT"] = nanogpt_step(config, args.nanogpt)
         if args.nanodo:

@@ -208,7 +208,9 @@ def make_train_step(config: Config, params: Any = None) -> tuple[TrainState, Ste
         train_step,
         donate_argnums=0,
         static_argnums=2,
-        compiler_options=xla_options.options(mesh.devices.flat[0]),
+        compiler_options=xla_options.options(
+            mesh.devices.flat[0], train_step.model.execution_policy.dtype
+        ),
     )
     activations = rules.PRESETS[config.mesh.sharding].activations
 

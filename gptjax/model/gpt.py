@@ -35,9 +35,9 @@ class ExecutionPolicy:
 def execution_policy(compute: schema.Compute, platform: str) -> ExecutionPolicy:
     """Resolves each "auto" in `compute` for `platform` ("cpu", "gpu" or "tpu").
 
-    On CPU, XLA is slow in bfloat16 and in loop bodies, so "auto" is float32 and unrolled layers
-    there. Layers with rematerialization are scanned even on CPU, since the CPU compiler of jax
-    0.10.2 undoes the rematerialization of unrolled ones.
+    On most CPUs XLA is slow in bfloat16 (sharding/xla_options.py), and on all in loop bodies, so
+    "auto" is float32 and unrolled layers there. Layers with rematerialization are scanned even on
+    CPU, since the CPU compiler of jax 0.10.2 undoes the rematerialization of unrolled ones.
 
     Raises ValueError for a kernel that does not run on the platform.
     """

@@ -7,6 +7,8 @@ saves a fifth of a step with 6 layers of width 384 (docs/log.md, 2026-11-22).
 
 import ctypes
 import functools
+import os
+import pathlib
 import platform
 import sys
 from typing import Any
@@ -18,19 +20,24 @@ from gptjax.config import schema
 from gptjax.sharding import chips, topology
 
 # Eigen for matrix products and YNNPACK only for sums over rows, since its products are slower
-# within a step. oneDNN's products are the fastest but unused: inside a loop they deadlock (jaxlib
-# 0.10.2).
+# within a step.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# Where the processor has products of bfloat16, oneDNN's take less than half the time of Eigen's,
+# which convert to float32; elsewhere they take minutes, and in float32 they gain nothing. Earlier
+# versions of jaxlib ignore the option (0.10.2) or are untried.
+BFLOAT16_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
+BFLOAT16_FLAGS, BFLOAT16_JAX = {"avx512_bf16", "amx_bf16"}, (0, 12)
 ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # parameters of glibc's mallopt
 MAX_INT32, NEVER = 2**31 - 1, -1
+MIN_COMPILE_TIME_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
-def options(device: Any) -> dict[str, str]:
-    """Returns `compiler_options` for jax.jit of programs with large matrix products on such a
-    device, present or compile-only.
+def options(device: Any, dtype: Any = jnp.float32) -> dict[str, str | bool]:
+    """Returns `compiler_options` for jax.jit of programs with large matrix products in `dtype` on
+    such a device, present or compile-only.
     """
     if device.platform == "cpu":
-        return _cpu_options()
+        return _cpu_options(dtype == jnp.bfloat16 and multiplies_bfloat16())
     chip = chips.from_device(device)
     return (
         {}
@@ -40,19 +47,31 @@ def options(device: Any) -> dict[str, str]:
 
 
 @functools.cache
-def _cpu_options() -> dict[str, str]:
-    """CPU_OPTIONS on x86 if this XLA knows them, else {}."""
+def multiplies_bfloat16() -> bool:
+    """Whether this processor and this jax have fast matrix products of bfloat16."""
+    try:
+        words = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:  # not Linux
+        return False
+    return not BFLOAT16_FLAGS.isdisjoint(words) and jax.__version_info__ >= BFLOAT16_JAX
+
+
+@functools.cache
+def _cpu_options(has_onednn: bool) -> dict[str, str | bool]:
+    """CPU_OPTIONS, with BFLOAT16_OPTIONS if `has_onednn`, on x86 if this XLA knows them; else
+    {}."""
     if platform.machine() != "x86_64":
         return {}
+    flags = CPU_OPTIONS | (BFLOAT16_OPTIONS if has_onednn else {})
     try:  # experimental, so a newer XLA may have renamed it
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(
+        jax.jit(lambda x: x, compiler_options=flags).lower(
             jax.ShapeDtypeStruct((), jnp.float32)
         ).compile()
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
         return {}
-    return CPU_OPTIONS
+    return flags
 
 
 def configure_runtime(compute: schema.Compute | None = None) -> None:
@@ -67,6 +86,10 @@ def configure_runtime(compute: schema.Compute | None = None) -> None:
     tune_malloc()
     is_on_device = compute is not None and compute.microbatch_loop == "device"
     jax.config.update("jax_cpu_enable_async_dispatch", is_on_device)
+    if MIN_COMPILE_TIME_VARIABLE not in os.environ:
+        # With a compilation cache (JAX_COMPILATION_CACHE_DIR) jax keeps what took it a second or
+        # more. The many small programs of a start take as long together, and are read in no time.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def dispatches_asynchronously(compute: schema.Compute, mesh: jax.sharding.Mesh) -> bool:

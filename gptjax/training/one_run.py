@@ -45,7 +45,7 @@ def make_step_fn(context: TrainContext, put_on_mesh: Callable) -> Callable:
 
     step, n_microbatches = context.step, context.batch_schedule.max_rows // context.microbatch_rows
     device = context.mesh.devices.flat[0]
-    options = xla_options.options(device)
+    options = xla_options.options(device, step.model.execution_policy.dtype)
     # A batch ramp may need several microbatches per step even if the full batch is one microbatch.
     has_ramp = context.config.train.batch_ramp is not None
     loop = context.config.compute.microbatch_loop

@@ -60,9 +60,10 @@ class PretrainingObjective:
             context.dataset.validation_rows(context.config.loop.eval_rows),
             context.dataset.validation_bytes_per_token,
         )
-        nll = jax.jit(
-            context.step.nll, compiler_options=xla_options.options(context.mesh.devices.flat[0])
+        options = xla_options.options(
+            context.mesh.devices.flat[0], context.step.model.execution_policy.dtype
         )
+        nll = jax.jit(context.step.nll, compiler_options=options)
 
         def eval_fn(params):
             loss = metrics.mean_nll(

@@ -10,6 +10,7 @@ from gptjax.config import schema
 
 def lr_at(schedule: schema.Schedule, tokens: int) -> float:
     """Returns `learning_rate` at a number of tokens as a Python float."""
+    # One program: each operation by itself would be compiled by itself.
     rate = jax.jit(lambda: learning_rate(schedule, jnp.float32(tokens)))()
     return float(jax.device_get(rate))
 

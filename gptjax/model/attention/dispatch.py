@@ -9,23 +9,29 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import schema
-from gptjax.model.attention import (
-    context_parallel,
-    cpu_blocks,
-    gpu_cudnn,
-    gpu_flash,
-    reference,
-    scores,
-    tpu_splash,
-)
+from gptjax.model.attention import context_parallel, cpu_blocks, gpu_cudnn, reference, scores
 from gptjax.sharding import rules
+
+
+def _attend_on_tpu(*args) -> jax.Array:
+    # Imported when used: Pallas takes 0.2 s of a program's start, and a CPU never needs it.
+    from gptjax.model.attention import tpu_splash
+
+    return tpu_splash.attend(*args)
+
+
+def _attend_on_gpu(*args) -> jax.Array:
+    from gptjax.model.attention import gpu_flash
+
+    return gpu_flash.attend(*args)
+
 
 KERNELS = {
     "reference": reference.attend,
     "blocks": cpu_blocks.attend,
-    "splash": tpu_splash.attend,
+    "splash": _attend_on_tpu,
     "cudnn": gpu_cudnn.attend,
-    "flash": gpu_flash.attend,
+    "flash": _attend_on_gpu,
 }
 # Kernels that are not listed are plain XLA: they run everywhere and shard over any mesh.
 PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda"), "flash": ("gpu", "cuda")}
@@ -82,10 +88,11 @@ def select(
         if not reason:
             return kernel, ""
         kernel, reasons = "flash", [reason]
-    if kernel == "flash" and (
-        reason := gpu_flash.unsupported_reason(pattern, is_plain, is_grouped)
-    ):
-        kernel, reasons = "reference", [*reasons, reason]
+    if kernel == "flash":
+        from gptjax.model.attention import gpu_flash
+
+        if reason := gpu_flash.unsupported_reason(pattern, is_plain, is_grouped):
+            kernel, reasons = "reference", [*reasons, reason]
     return kernel, "; ".join(reasons)
 
 

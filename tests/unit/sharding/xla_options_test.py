@@ -1,6 +1,9 @@
 """XLA's options by device."""
 
+import os
 import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +53,63 @@ def test_this_xla_multiplies_without_ynnpack_and_sums_with_it():
 
     assert "ynn_fusion" not in program(lambda x, w: x @ w)
     assert "ynn_fusion" in program(lambda x: x.sum(0))
+
+
+BFLOAT16_PRODUCTS = """
+import jax
+import jax.numpy as jnp
+from gptjax.sharding import xla_options
+
+options = xla_options.options(jax.devices("cpu")[0], jnp.bfloat16)
+x = jnp.ones((8, 128, 128), jnp.bfloat16)
+
+def loop(x):
+    return jax.lax.fori_loop(0, 20, lambda i, x: jnp.einsum("bij,bjk->bik", x, x) / 128, x)
+
+compiled = jax.jit(loop, compiler_options=options).lower(x).compile()
+print("__onednn$matmul" in compiled.as_text(), (compiled(x) == x).all())
+"""
+
+
+@pytest.mark.skipif(
+    not xla_options.multiplies_bfloat16(), reason="this processor or jax has no such products"
+)
+def test_products_in_bfloat16_are_onednns_and_end_in_a_loop():
+    """In jaxlib 0.10.2 oneDNN's products in a loop waited for each other for ever."""
+    found = subprocess.run(
+        [sys.executable, "-c", BFLOAT16_PRODUCTS],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.stdout == "True True\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    "name, value", [("BFLOAT16_FLAGS", {"no_such_flag"}), ("BFLOAT16_JAX", (99,))]
+)
+def test_other_processors_and_versions_have_no_products_in_bfloat16(name, value, monkeypatch):
+    """There oneDNN would compute them a thousand times as slowly, or was never tried."""
+    monkeypatch.setattr(xla_options, name, value)
+    xla_options.multiplies_bfloat16.cache_clear()
+    assert xla_options.options(HERE, jnp.bfloat16) == xla_options.options(HERE)
+    xla_options.multiplies_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize("environment, seconds", [(None, 0), ("5", 1)])
+def test_small_programs_are_cached_unless_the_user_chose(environment, seconds, monkeypatch):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    monkeypatch.delenv(name.upper(), raising=False)
+    if environment is not None:
+        monkeypatch.setenv(name.upper(), environment)
+    try:
+        jax.config.update(name, 1)
+        xla_options.configure_runtime()
+        assert jax.config.values[name] == seconds
+    finally:
+        jax.config.update(name, before)
 
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -8,6 +10,16 @@ from gptjax.configs import registry
 from gptjax.model.attention import dispatch
 
 DENSE, BANDED, STRIDED = schema.Dense(), schema.Banded(window=256), schema.Strided(stride=128)
+
+
+def test_pallas_is_not_imported_before_it_is_used():
+    """It takes 0.2 s of the time to a first step or token, and a CPU never needs it."""
+    code = (
+        "import sys; from gptjax.training import step; "
+        "print([n for n in sys.modules if 'pallas' in n and n.endswith('lowering')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "[]\n", found.stderr
 
 
 @pytest.mark.parametrize(
