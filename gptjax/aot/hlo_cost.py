@@ -283,9 +283,10 @@ class Program:
     def collectives(self) -> list[Collective]:
         """All collectives except those within groups of one device, which send nothing. libtpu
         writes a reduce-scatter as an all-reduce in its own function, with the whole input as its
-        result.
+        result; and a collective that it fuses with what hides it several times: where it starts, in
+        one fusion or more, and where it ends, with the same chain_id.
         """
-        collectives = []
+        collectives, chains = [], set()
         for instruction, times, function, is_async in self.walk():
             kind, type_ = instruction.op.removesuffix("-start"), instruction.type
             if transfer := re.search(
@@ -307,20 +308,20 @@ class Program:
                         op_name=instruction.op_name,
                     )
                 )
-            if (
-                transfer
-                or kind not in COLLECTIVE_KINDS
-                or len(group := _first_group(instruction.rest)) == 1
-            ):
+            if transfer or kind not in COLLECTIVE_KINDS:
                 continue
+            if len(group := _first_group(instruction.rest)) == 1:
+                continue
+            if chain := re.search(r"channel_id=(\d+).*chain_id=\"(\d+)\"", instruction.rest):
+                if (part := (*chain.groups(), times)) in chains:
+                    continue
+                chains.add(part)
             # (operands, results, ...)
             if instruction.op.endswith("-start") and kind != "all-reduce":
                 type_ = _tuple_element(type_, 1)
             shapes = _parse_arrays(type_)
-            n_others, size = (
-                len(group) - 1,
-                sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes),
-            )
+            n_others = len(group) - 1
+            size = sum(DTYPE_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
             # The printed shape is the result's: a shard for reduce-scatter, unless that is written
             # as an all-reduce.
             bytes_sent = {
@@ -331,7 +332,6 @@ class Program:
             n_bytes = bytes_sent.get(kind, size * n_others / len(group))
             if "all-reduce-scatter" in function:
                 kind, n_bytes = "reduce-scatter", size * n_others / len(group)
-            asynchronous = is_async or instruction.op.endswith("-start")
             collectives.append(
                 Collective(
                     kind=kind,
@@ -339,7 +339,7 @@ class Program:
                     group=group,
                     times=times,
                     bytes_sent=n_bytes,
-                    asynchronous=asynchronous,
+                    asynchronous=is_async or instruction.op.endswith("-start") or chain is not None,
                     op_name=instruction.op_name,
                 )
             )

@@ -32,7 +32,7 @@ def make_embed(lm: inference.InferenceModel) -> Embed:
             length = decode.bucket_length(len(ids), n_ctx)
             tokens_BT = np.zeros((1, length), np.int32)
             tokens_BT[0, : len(ids)] = ids
-            row = _mean_state(lm, jnp.asarray(tokens_BT), jnp.int32(len(ids)))
+            row = _mean_state(lm, *jax.device_put((tokens_BT, np.int32(len(ids)))))
             rows.append(jax.device_get(row))  # waits, so that what is not wanted is not begun
         return np.stack(rows)
 

@@ -153,6 +153,32 @@ def test_communication_between_slices():
     )
 
 
+def test_a_collective_that_is_fused_with_what_hides_it_is_sent_once():
+    """libtpu writes it into the fusion that starts it, into those that hide it, and into the last
+    one."""
+    parts, gather = ["start", "hide", "done"], "bf16[1,32]{1,0} all-gather(%part), channel_id=7, "
+    gather += "replica_groups=[2,4]<=[8], dimensions={1}, "
+    gather += 'frontend_attributes={chain_id="6"}, metadata={op_name="w"}'
+    functions = "".join(
+        f"%{part} (part: bf16[1,8]) -> bf16[1,32] {{\n"
+        f"  %part = bf16[1,8]{{1,0}} parameter(0)\n  ROOT %gather.{part} = {gather}\n}}\n\n"
+        for part in parts
+    )
+    calls = "".join(
+        f"  %f.{part} = bf16[1,32]{{1,0}} fusion(%x), kind=kCustom, calls=%{part}\n"
+        for part in parts
+    )
+    head, loop = TEXT.split("%body (p:", 1)
+    text = f"{head}{functions}%body (p:{loop.replace('  %fusion.1 =', calls + '  %fusion.1 =', 1)}"
+    before, after = (
+        [c for c in hlo_cost.Program(one).collectives() if c.kind == "all-gather"]
+        for one in (TEXT, text)
+    )
+    (one,) = [c for c in after if c.op_name == "w"]
+    assert len(after) == len(before) + 1
+    assert (one.times, one.bytes_sent, one.asynchronous) == (before[0].times, 32 * 2 * 3 / 4, True)
+
+
 @pytest.mark.parametrize(
     "written, group",
     [

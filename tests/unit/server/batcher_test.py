@@ -11,7 +11,7 @@ from gptjax.data.tokenizers import build
 from gptjax.model import inference
 from gptjax.server import batcher
 from gptjax.server.generation import Full, GenerationRequest, Grammar, Piece, RowSampling
-from tests import tiny
+from tests import device_memory, tiny
 
 N_CTX = 64
 RNG = np.random.default_rng(0)
@@ -23,7 +23,10 @@ def make_model() -> inference.InferenceModel:
 
 @pytest.fixture(scope="module")
 def lm():
-    return make_model()
+    """Slots are computed as on an accelerator, where the host sees no array of a device."""
+    model = make_model()
+    with device_memory.simulate():
+        yield model
 
 
 @pytest.fixture
@@ -195,8 +198,9 @@ def test_the_context_is_used_to_its_end(make):
 
 
 def test_nan_logits_are_an_error_of_their_generation(make):
-    broken = make_model()
-    broken = broken.replace(params=jax.tree.map(lambda x: x * np.nan, broken.params))
+    with jax.transfer_guard("allow"):
+        broken = make_model()
+        broken = broken.replace(params=jax.tree.map(lambda x: x * np.nan, broken.params))
     one = batcher.Batcher(broken, build.ByteTokenizer(), n_slots=2)
     for _ in range(2):
         with pytest.raises(inference.NonFiniteLogits):
