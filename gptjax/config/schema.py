@@ -259,6 +259,7 @@ class Config:
 # Leaves that config.json leaves out at these values: fields that came after the GPT papers'.
 LATER_LEAVES = {
     "model.init.longer_positions": Init().longer_positions,
+    "compute.matmul_dtype": Compute().matmul_dtype,
     "compute.microbatch_loop": Compute().microbatch_loop,
     "compute.kv_cache_dtype": Compute().kv_cache_dtype,
     "compute.prefill_chunk": Compute().prefill_chunk,

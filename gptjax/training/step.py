@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.config import count, schema
-from gptjax.model import experts, gpt
+from gptjax.model import experts, float8, gpt
 from gptjax.model.attention import context_parallel, dispatch
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, schedule, state
@@ -286,4 +286,6 @@ def build(
     )
     sharding = rules.Sharding(rules.for_config(config, mesh), mesh, exchange)
     model = gpt.GPT(config.model, execution_policy, sharding)
+    if config.compute.matmul_dtype == "float8":
+        model = float8.quantize(model)
     return TrainStep(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

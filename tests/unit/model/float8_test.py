@@ -1,0 +1,46 @@
+"""Products in 8 bits: which are rounded, and by how much."""
+
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from gptjax.model import float8
+from gptjax.training import step
+from tests import tiny
+
+CONFIG = tiny.config(n_layers=2)
+QUANTIZED = dataclasses.replace(
+    CONFIG, compute=dataclasses.replace(CONFIG.compute, matmul_dtype="float8")
+)
+
+
+def loss_and_gradients(config):
+    mesh, _, state = tiny.make_step(CONFIG)
+    train_step = step.build(config, "cpu", mesh, None)
+    tokens_BT = tiny.random_tokens(CONFIG, 4)
+    with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):  # which Qwix's code needs
+        grad_fn = jax.jit(jax.value_and_grad(lambda p: train_step.loss_fn(p, tokens_BT)[0]))
+        return grad_fn(state.params)
+
+
+@pytest.mark.filterwarnings("ignore:'VariableState' was removed")  # Qwix imports it
+def test_every_product_of_a_layer_is_rounded_in_both_passes():
+    """Gradients of float32 differ by some percent in each weight, and in no direction at large."""
+    pytest.importorskip("qwix", reason="needs requirements-float8.txt")
+    (loss, gradients), (loss8, gradients8) = map(loss_and_gradients, (CONFIG, QUANTIZED))
+    assert loss8 != loss and abs(float(loss8 - loss)) < 2e-3
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    for (path, x), y in zip(leaves, jax.tree.leaves(gradients8), strict=True):
+        error = float(np.linalg.norm(np.ravel(x - y)) / np.linalg.norm(np.ravel(x)))
+        name = jax.tree_util.keystr(path)
+        assert error < 0.15, name
+        assert "weight" not in name or error > 0.01, name
+
+
+def test_without_qwix_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    with pytest.raises(ValueError, match="pip install -r requirements-float8.txt"):
+        float8.quantize(None)
