@@ -49,6 +49,7 @@ FREE_OPS = (
 )
 INSTRUCTION_PATTERN = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 FUNCTION_PATTERN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+COMPILER_REMAT = ".remat"  # in the name of an instruction that libtpu repeats
 GROUPED_PATTERN = re.compile(r"t?gmm\b")  # jax's kernels of grouped_matmul and its gradients
 ARRAY_PATTERN = re.compile(r"\b([a-z]+[0-9]*)\[([\d,]*)\]")
 
@@ -193,16 +194,14 @@ class Program:
             else None
         )
 
-    def cycles(self) -> int:
-        """Sum of libtpu's cycle estimates. A fusion's estimate includes the
-        instructions within it.
+    def cycles(self, name: str = "") -> int:
+        """Sum of libtpu's cycle estimates of instructions with `name` in their name: those with
+        COMPILER_REMAT it repeats for lack of memory. A fusion's estimate includes those within it.
         """
-        total = 0
-        fused_functions = self._fused_functions()
+        total, fused_functions = 0, self._fused_functions()
         for instruction, times, function, _ in self.walk():
-            if function not in fused_functions and (
-                match := re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
-            ):
+            match = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+            if match and name in instruction.name and function not in fused_functions:
                 total += times * int(match[1])
         return total
 

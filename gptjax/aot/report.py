@@ -40,6 +40,7 @@ def render(summary: dict[str, Any]) -> str:
             format_seconds(summary["compute_seconds"]),
             COMPUTE_SOURCES[summary["compute_by"]],
         ),
+        *_recompute_rows(summary),
         *_kernel_rows(summary),
         *(
             (f"  {row['kind']}", format_seconds(row["seconds"]), _format_traffic(row))
@@ -115,6 +116,13 @@ def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
 def format_seconds(value: float) -> str:
     """Formats a duration in s or ms."""
     return f"{sig3(value)} s" if value >= 1 else f"{sig3(value * 1e3)} ms" if value else "0 s"
+
+
+def _recompute_rows(summary: dict[str, Any]):
+    if summary["recomputed_seconds"] < 1e-3 * summary["step_seconds"]:
+        return []
+    time = format_seconds(summary["recomputed_seconds"])
+    return [("    of it repeated", time, "for lack of memory: fewer rows, or more remat")]
 
 
 def _kernel_rows(summary: dict[str, Any]):

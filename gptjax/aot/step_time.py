@@ -46,6 +46,7 @@ class Estimate:
 
     floor: float  # the model's FLOPs at peak
     compute: float
+    recomputed: float  # of compute: what libtpu repeats since the memory does not hold it
     kernels: float
     traffic: tuple[Traffic, ...]
 
@@ -79,16 +80,18 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     floor = count.train_flops_per_token(config.model) * tokens / chip.flops
     if compiled.target.platform == "cuda":
         products = count.hardware_flops_per_token(config) * tokens / chip.flops
-        compute, kernels = (
-            max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth),
-            0.0,
-        )
+        compute = max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth)
+        recomputed = kernels = 0.0
     else:
         assert chip.clock is not None, chip.kinds
-        compute, kernels = compiled.program.cycles() / chip.clock, kernel_seconds(compiled)
+        compute, recomputed = (
+            compiled.program.cycles(name) / chip.clock for name in ("", hlo_cost.COMPILER_REMAT)
+        )
+        kernels = kernel_seconds(compiled)
     result = Estimate(
         floor=floor,
         compute=compute,
+        recomputed=recomputed,
         kernels=kernels,
         traffic=traffic(compiled.program, compiled.mesh, compiled.target),
     )
@@ -240,6 +243,7 @@ def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, A
         "floor_seconds": estimate.floor,
         "compute_by": "cycles" if compiled.target.platform == "tpu" else "roofline",
         "compute_seconds": estimate.compute,
+        "recomputed_seconds": estimate.recomputed,
         "kernel_runs": compiled.program.kernel_counts(),
         "kernel_seconds": estimate.kernels,
         "traffic": [dataclasses.asdict(row) for row in estimate.traffic],

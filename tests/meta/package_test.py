@@ -172,7 +172,7 @@ def test_its_extras_are_the_requirements_files(wheel):
     assert {"gpu", "tpu", "eval", "dev", "docs"} <= set(EXTRAS)
     found: dict[str, set[str]] = {"": set()} | {extra: set() for extra in EXTRAS}
     for text in about.get_all("Requires-Dist", []):
-        extra = re.search(r"""(?: and |; )extra == ['"]([a-z]+)['"]$""", text)
+        extra = re.search(r"""(?: and |; )extra == ['"]([a-z0-9]+)['"]$""", text)
         text = text[: extra.start()] if extra else text
         text = re.sub(r"; \((.*)\)$", r"; \1", text)
         found[extra[1] if extra else ""].add(str(Requirement(text)))
