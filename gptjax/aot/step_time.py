@@ -46,7 +46,7 @@ class Estimate:
 
     floor: float  # the model's FLOPs at peak
     compute: float
-    recomputed: float  # of compute: what libtpu repeats since the memory does not hold it
+    recomputed: float = 0.0  # of compute: what libtpu repeats since the memory does not hold it
     kernels: float
     traffic: tuple[Traffic, ...]
 
