@@ -62,6 +62,9 @@ def test_loops_are_counted_by_their_step():
     program = hlo_cost.Program(TEXT)
     assert program.cycles() == 6 * 10 + 5
     assert program.kernel_counts() == {"splash_mha_fwd": 6}
+    assert program.cycles(hlo_cost.COMPILER_REMAT) == 0
+    repeats = hlo_cost.Program(TEXT.replace("%fusion.1", "%fusion.1.remat2"))
+    assert repeats.cycles(hlo_cost.COMPILER_REMAT) == 6 * 10 and repeats.cycles() == 6 * 10 + 5
 
 
 def test_grouped_matmuls_are_of_one_weight_for_a_row():
