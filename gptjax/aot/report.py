@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
+from gptjax.aot import step_time
 from gptjax.runtime.units import human_bytes, si, sig3
 
 COMPUTE_SOURCES = {
-    "cycles": "the compiler's cycles times loop trip counts",
+    "cycles": f"the compiler's cycles x {step_time.CYCLE_SHARE}",
     "roofline": "matmuls at peak or memory traffic: the longer",
 }
 
@@ -53,6 +54,7 @@ def render(summary: dict[str, Any]) -> str:
             "synchronous, or longer than the rest",
         ),
         ("  step", format_seconds(summary["step_seconds"]), "compute + kernels + not hidden"),
+        *_interval_rows(summary),
         (),
         (
             "MFU",
@@ -125,6 +127,13 @@ def _recompute_rows(summary: dict[str, Any]):
     return [("    of it repeated", time, "for lack of memory: fewer rows, or more remat")]
 
 
+def _interval_rows(summary: dict[str, Any]):
+    if summary["step_interval"] is None:
+        return []
+    least, most = map(format_seconds, summary["step_interval"])
+    return [("    as published steps differ", f"{least} to", f"{most}, of other programs of TPUs")]
+
+
 def _kernel_rows(summary: dict[str, Any]):
     if not summary["kernel_runs"]:
         return []
@@ -137,7 +146,8 @@ def _kernel_rows(summary: dict[str, Any]):
         (
             "  kernels",
             time,
-            runs + ("; at half of peak, assumed" if summary["kernel_seconds"] else ""),
+            runs
+            + (f"; at {step_time.KERNEL_SHARE:.0%} of peak" if summary["kernel_seconds"] else ""),
         )
     ]
 

@@ -114,7 +114,8 @@ def estimate_seconds(
         compute, kernels = max(least, program.bytes_accessed() / chip.hbm_bandwidth), 0.0
     else:
         assert chip.clock is not None
-        compute, kernels = program.cycles() / chip.clock, program.grouped_matmul_flops()
+        compute = step_time.CYCLE_SHARE * program.cycles() / chip.clock
+        kernels = program.grouped_matmul_flops()
         if any("splash" in name for name in program.kernel_counts()):
             kernels += fn.attention_flops
         kernels /= chip.flops * step_time.KERNEL_SHARE

@@ -1,11 +1,13 @@
-"""Lower bound of a compiled step's time, from the compiler's output, its communication, and the
-chips' specifications. Nothing here was measured on a chip: the estimates rank programs and bound
-them from below.
+"""Time of a compiled step, from the compiler's output, its communication, and the chips'
+specifications. No step of gptjax was measured on a chip: the constants come from steps of TPUs
+that others published (bench/published_steps.py).
 
-TPU: the compiler's cycle estimates; kernels, which have none, by their matmuls at KERNEL_SHARE of
-peak, those of attention by the blocks that they visit; communication by the links of each group of
-chips. Gathers of rows and sorts, which experts need, have no cycles and count as nothing.
-GPU, where the compiler estimates nothing: matmuls at peak or memory traffic, whichever is longer.
+TPU: CYCLE_SHARE of the compiler's cycle estimates; kernels, which have none, by their matmuls at
+KERNEL_SHARE of peak, those of attention by the blocks that they visit; communication by the links
+of each group of chips. Gathers of rows and sorts, which experts need, have no cycles and count as
+nothing.
+GPU, where the compiler estimates nothing: matmuls at peak or memory traffic, whichever is longer, a
+lower bound.
 """
 
 import collections
@@ -21,8 +23,11 @@ from gptjax.config import count, schema
 from gptjax.model.attention import context_parallel, tpu_splash
 from gptjax.sharding import topology
 
-# Share of peak that kernels reach: flash attention on long rows, grouped matmuls (assumed).
-KERNEL_SHARE = 0.5
+# Fitted to half of the published steps (docs/results/accelerators.md): the time of what has cycles,
+# as a share of those; and the share of peak that kernels reach.
+CYCLE_SHARE, KERNEL_SHARE = 0.95, 0.5
+# Measured / predicted of the other half: the least and the most.
+RATIOS = 0.8, 1.1
 LANES = 128  # the matrix unit pads heads to a multiple of this
 UNKNOWN_NETWORK = 6.25e9  # bytes/s per chip between slices if unpublished: v5p's
 
@@ -85,7 +90,8 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     else:
         assert chip.clock is not None, chip.kinds
         compute, recomputed = (
-            compiled.program.cycles(name) / chip.clock for name in ("", hlo_cost.COMPILER_REMAT)
+            CYCLE_SHARE * compiled.program.cycles(name) / chip.clock
+            for name in ("", hlo_cost.COMPILER_REMAT)
         )
         kernels = kernel_seconds(compiled)
     result = Estimate(
@@ -250,6 +256,9 @@ def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, A
         "sent_bytes": math.fsum(row.n_bytes for row in estimate.traffic),
         "exposed_seconds": estimate.exposed,
         "step_seconds": estimate.step,
+        "step_interval": [ratio * estimate.step for ratio in RATIOS]
+        if compiled.target.platform == "tpu"
+        else None,
         "mfu": estimate.mfu,
         "days": run_days(estimate, config),
     }

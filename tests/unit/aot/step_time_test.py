@@ -46,7 +46,7 @@ def test_days_are_of_all_tokens():
 @pytest.mark.parametrize(
     "kinds, products", [(("forward", "dkv", "dq"), 2 * 2 + 4 + 3), (("forward", "dkv"), 2 * 2 + 5)]
 )
-def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
+def test_kernels_run_at_a_share_of_peak(monkeypatch, kinds, products):
     """A thousand pairs of positions visited of each kind; heads of 64 are 128 wide there,
     forward runs twice where nothing is kept. Grouped matmuls take a thousandth of a second at
     peak."""
@@ -66,7 +66,7 @@ def test_kernels_run_at_half_of_peak(monkeypatch, kinds, products):
         SimpleNamespace(config=c, program=program, mesh=SimpleNamespace(size=4), target=target)
     )
     attention = products * 2 * 1000 * 128 * (12 * 256 * 12 / 4) / 459e12
-    assert found == pytest.approx((attention + 1e-3) / 0.5)
+    assert found == pytest.approx((attention + 1e-3) / step_time.KERNEL_SHARE)
 
 
 def stand_in_mesh(target, shape):
@@ -223,7 +223,7 @@ def test_plan_takes_the_microbatch_that_train_takes():
 
 
 def test_a_misread_program_is_noticed(compiled, monkeypatch):
-    monkeypatch.setattr(hlo_cost.Program, "cycles", lambda self: 0)
+    monkeypatch.setattr(hlo_cost.Program, "cycles", lambda self, name="": 0)
     with pytest.raises(AssertionError, match="below the floor"):
         step_time.estimate(compiled)
 
