@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 from bench import accelerator_report, accelerator_rows
 from bench.accelerator_rows import Row
+from gptjax.config import parse
 from gptjax.runtime import child
 
 PROBE_SECONDS = 90  # for the first process that meets the device
@@ -207,9 +208,17 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=9, help="for all parts (default: 9)")
     parser.add_argument(
-        "--out", type=Path, default=Path("accelerator"), help="a folder (default: accelerator)"
+        "--minutes",
+        type=parse.float_argument(0.1, 1e4),
+        default=9,
+        help="for all parts (default: 9)",
+    )
+    parser.add_argument(
+        "--out",
+        type=parse.path_argument,
+        default=Path("accelerator"),
+        help="a folder (default: accelerator)",
     )
     names = ",".join(accelerator_report.PARTS)
     parser.add_argument("--parts", default=names, help=f"comma-separated (default: {names})")

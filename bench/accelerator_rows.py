@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gptjax.config import parse
 from gptjax.runtime import units
 
 FILE_NAME = "rows.jsonl"
@@ -160,10 +161,14 @@ def run_part(measure: Callable[[Recorder, list[str]], None]) -> None:
     gives it in arguments."""
     parser = argparse.ArgumentParser(description="A part of bench.accelerator, which starts it.")
     parser.add_argument("--part", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="for files that are not kept")
+    parser.add_argument("--out", type=parse.path_argument, required=True)
+    parser.add_argument(
+        "--work", type=parse.path_argument, required=True, help="for files that are not kept"
+    )
     parser.add_argument("--facts", type=json.loads, required=True, help="JSON")
-    parser.add_argument("--seconds", type=float, required=True, help="until it is killed")
+    parser.add_argument(
+        "--seconds", type=parse.float_argument(0, 1e6), required=True, help="until it is killed"
+    )
     parser.add_argument("names", nargs="*", help="what to measure")
     args = parser.parse_args()
     recorder = Recorder(args.part, args.out, args.work, args.facts, args.seconds)
