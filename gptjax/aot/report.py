@@ -131,7 +131,7 @@ def _interval_rows(summary: dict[str, Any]):
     if summary["step_interval"] is None:
         return []
     least, most = map(format_seconds, summary["step_interval"])
-    return [("    as published steps differ", f"{least} to", f"{most}, of other programs of TPUs")]
+    return [("    interval", f"{least} to", f"{most}, as steps that others published differ")]
 
 
 def _kernel_rows(summary: dict[str, Any]):

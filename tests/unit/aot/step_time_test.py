@@ -1,6 +1,7 @@
 """The time of a step from its parts, and the links that a group of chips has."""
 
 import importlib.util
+import re
 from types import SimpleNamespace
 
 import jax
@@ -32,9 +33,13 @@ def test_synchronous_communication_adds_and_the_rest_may_overlap():
     whole = step_time.Estimate(
         floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(2.0, False), traffic(4.0, True))
     )
-    assert (whole.exposed, whole.step, whole.mfu) == (2.0, 7.0, 1 / 7)
+    left = 4.0 * (1 - step_time.HIDDEN_SHARE)
+    assert (whole.exposed, whole.step) == (2.0 + left, 7.0 + left)
+    assert whole.mfu == 1 / whole.step
     long = step_time.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(7.5, True),))
-    assert long.exposed == 2.5
+    assert long.exposed == max(2.5, 7.5 * (1 - step_time.HIDDEN_SHARE))
+    longer = step_time.Estimate(floor=1.0, compute=4.0, kernels=1.0, traffic=(traffic(50, True),))
+    assert longer.exposed == 45.0
 
 
 def test_days_are_of_all_tokens():
@@ -145,6 +150,8 @@ def test_estimate_of_a_compiled_step(compiled):
         found.floor == pytest.approx(flops / 459e12)
         and found.floor < found.compute + found.kernels < found.step
     )
+    by_cycles = compiled.program.cycles() / compiled.target.chip.clock
+    assert found.compute == pytest.approx(step_time.CYCLE_SHARE * by_cycles)
     assert {row.axes for row in found.traffic} == {"fsdp"} and "all-gather" in {
         row.kind for row in found.traffic
     }
@@ -163,6 +170,14 @@ def test_the_estimate_is_rendered(compiled):
         and "2 x 8 rows" in said
         and max(map(len, said.splitlines())) <= 100
     )
+    low, high = (ratio * found["step_seconds"] for ratio in step_time.RATIOS)
+    assert f"interval {report.format_seconds(low)} to  {report.format_seconds(high)}, as" in (
+        re.sub(r"interval +", "interval ", said)
+    )
+    assert "repeated" not in said
+    tight = report.render(found | {"recomputed_seconds": found["compute_seconds"] / 2})
+    assert "of it repeated" in tight and "for lack of memory" in tight
+    assert "interval" not in report.render(found | {"step_interval": None})
     small = found | {"fits": False, "over_bytes": 3 * 2**30, "advice": "take more"}
     assert "DOES NOT FIT: 3.00 GiB over; take more" in report.render(small)
     rows = report.render_ranking([("a", "no room"), ("b", small), ("c", found)]).splitlines()
