@@ -170,7 +170,6 @@ POINTS = [
         "llama31_70b", "tpu7x:4x4x4", 8192, 2, 12.20, OUTPUTS,
         f"{RECIPES}ironwood/README.md", LLAMA31,
     ),
-    v6e("gemma3_12b", "v6e-256", 32768, 1, 7.318, INPUTS, "Gemma3-12B-MaxText/v6e-256"),
 ]  # fmt: skip
 
 
