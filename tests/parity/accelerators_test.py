@@ -91,6 +91,13 @@ def test_patterns(kernel, pattern):
     compare(interpreted(kernel), pattern, 300 if kernel == "splash" else 150)
 
 
+@pytest.mark.parametrize("kernel", PALLAS)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_patterns_within_documents_in_bfloat16(kernel, pattern):
+    """Of an odd length."""
+    compare(interpreted(kernel), pattern, 149, dtype=jnp.bfloat16, segments_BS=documents(149))
+
+
 @pytest.fixture
 def simulated_tpu():
     """Pallas' simulation of a TPU instead of its plain interpreter: memories begin as NaN, blocks
