@@ -31,9 +31,10 @@ has as many layers, but its own paper prints no size.
 
 With --topology: the whole training step, compiled for chips that are not here
 (v4, v5e, v5p, v6e, tpu7x: needs libtpu; h100: jax's CUDA wheels). Whether it
-fits, what each chip computes and sends, and how long a step takes at best. The
-exit status is 0 if it fits, and 1 if it does not. With --search or --grid as
-well: several ways to run it, ranked. Each takes minutes to compile.
+fits, what each chip computes and sends, and how long a step takes: of TPUs an
+estimate with an interval, of GPUs a lower bound. The exit status is 0 if it
+fits, and 1 if it does not. With --search or --grid as well: several ways to run
+it, ranked. Each takes minutes to compile.
 
 With --rlhf: an iteration of learning from a reward by such a recipe: its
 rollouts with their KV cache, the scores and the updates, counted or, with

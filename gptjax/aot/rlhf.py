@@ -1,5 +1,5 @@
 """Compiles the programs of an iteration of learning from a reward, as training runs them, for chips
-that are not present: their memory, with all that stays there, and a lower bound of their time.
+that are not present: their memory, with all that stays there, and an estimate of their time.
 
 The three programs of the report are rollout, score and update. The small functions between them,
 of arrays (B, T) alone, are not compiled.

@@ -1,4 +1,4 @@
-"""Memory and a lower bound of the time of an iteration of learning from a reward, from its compiled
+"""Memory and an estimate of the time of an iteration of learning from a reward, from its compiled
 functions, as numbers and as a table of 80 columns. The bounds are those of step_time.py.
 """
 
@@ -106,7 +106,7 @@ def _summarize_function(fn: CompiledFunction, decode: dict[str, Any]) -> dict[st
 def estimate_seconds(
     fn: CompiledFunction, program: hlo_cost.Program, flops: float, n_bytes: float = 0.0
 ) -> float:
-    """A lower bound of the time of `program`, a part of the program of fn. flops: of the part; an
+    """An estimate of the time of `program`, a part of the program of fn. flops: of the part; an
     accelerator cannot be faster than those at peak. n_bytes: what it must read of its memory."""
     chip = fn.target.chip
     least = max(flops / chip.flops, n_bytes / chip.hbm_bandwidth)
@@ -205,7 +205,7 @@ def render(p: dict[str, Any]) -> str:
                 ("  a copy of the policy", human_bytes(p["sampler_bytes"]), ""),
                 (f"  KV cache of {p['chunk_rows']} answers", human_bytes(p["kv_cache_bytes"]), ""),
             ]
-    head = f"{'time, at best (estimates)':<34}{'':>7}{'FLOPs':>11}{'sent':>12}{'time':>14}"
+    head = f"{'time (estimates)':<34}{'':>7}{'FLOPs':>11}{'sent':>12}{'time':>14}"
     for phase in PHASES:
         part = p["programs"][phase]
         rows.append(_time_row(phase, "", part))

@@ -27,7 +27,8 @@ class Compute:
     float32 on CPU."""
     matmul_dtype: Literal["auto", "float8"] = "auto"
     """Of the products of layers and their weights, in training. auto: as dtype; float8: 8 bits in
-    both passes (model/float8.py), which changes rounding; needs requirements-float8.txt."""
+    both passes (model/float8.py), which changes rounding; needs requirements-float8.txt, and is not
+    for experts."""
     remat: str = "none"
     """What a layer saves for its backward pass. none: everything; full: only its input, and the
     rest is recomputed; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""

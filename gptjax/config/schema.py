@@ -244,6 +244,11 @@ class Config:
                 f"model.n_ctx={self.model.n_ctx:,} tokens; "
                 f"give at most {MAX_ROWS * self.model.n_ctx:,}"
             )
+        if self.compute.matmul_dtype == "float8" and isinstance(self.model.mlp, Experts):
+            raise ValueError(
+                "compute.matmul_dtype=float8 does not reach the grouped products of "
+                "model.mlp=Experts(...); set compute.matmul_dtype=auto"
+            )
         if self.train.microbatch_rows is not None and self.batch_rows % self.train.microbatch_rows:
             raise ValueError(
                 f"train.microbatch_rows={self.train.microbatch_rows} does not divide the batch of "

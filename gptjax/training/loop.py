@@ -38,6 +38,7 @@ def train(
     ValueError, in one line, for what a user can correct; the directory is then unchanged."""
     import jax
 
+    from gptjax.model import float8
     from gptjax.report import console, profile
     from gptjax.sharding import device_mesh, rules, xla_options
     from gptjax.training import run_summary
@@ -46,6 +47,7 @@ def train(
     xla_options.configure_runtime(request.config.compute)
     mesh = device_mesh.make_mesh(request.config.mesh)
     rules.check(request.config, mesh)
+    float8.check(request.config.compute)
     device_mesh.check_state_fits(request.config.model, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     out = console.Console(quiet=processes.process_id != 0)

@@ -132,7 +132,6 @@ def _with_rows(table: Any, n_rows: int) -> Any:
 def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
     """Returns loop.sample_prompt and a continuation of it; for a model whose logits are not finite,
     a line that says so. context: a training.context.TrainContext."""
-
     from gptjax.data.tokenizers import build
     from gptjax.generate import decode, sampling
     from gptjax.model import inference
@@ -146,8 +145,7 @@ def sample_text(context: Any, state: Any, step: int, seed: int = 0) -> str:
         (new_tokens,) = decode.generate(
             lm, [prompt], loop.sample_tokens, sampling_params, key, tokenizer.end_of_text
         )
-    except (
-        inference.NonFiniteLogits
-    ) as error:  # the run goes on: whether it gives up is its own rule's to say
+    except inference.NonFiniteLogits as error:
+        # The run goes on: whether it gives up is its own rule's to say.
         return f"no sample: {error}"
     return tokenizer.decode([*prompt, *new_tokens])

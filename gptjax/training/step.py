@@ -90,7 +90,7 @@ class TrainStep:
         experts). segments_BT: ids of the texts of each row, which do not attend to each other, or
         None; positions_BT: the position of each input, or None (gpt.GPT)."""
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        x_BTD, router = self.model.apply(
+        x_BTD, router = float8.training_model(self.model, self.config.compute).apply(
             {"params": params},
             inputs_BT,
             segments_BT,
@@ -286,6 +286,4 @@ def build(
     )
     sharding = rules.Sharding(rules.for_config(config, mesh), mesh, exchange)
     model = gpt.GPT(config.model, execution_policy, sharding)
-    if config.compute.matmul_dtype == "float8":
-        model = float8.quantize(model)
     return TrainStep(config, model, optimizer.adamw(config.train.optimizer), end_of_text)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gptjax.config import schema
 from gptjax.config.classification import ClassificationTask
-from gptjax.model import experts, gpt, layers
+from gptjax.model import experts, float8, gpt, layers
 from gptjax.model.module import Module
 from gptjax.sharding import rules
 from gptjax.training import loss, optimizer, step
@@ -87,7 +87,7 @@ class ClassificationStep(step.TrainStep):
         labels_B, extract_BC, tokens_BCT = self.split_rows(rows_BT)
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         variables, is_train = {"params": params}, dropout_key is not None
-        outputs: Any = self.model.apply(
+        outputs: Any = float8.training_model(self.model, self.config.compute).apply(
             variables, tokens_BCT, extract_BC, is_train, rngs=rngs, mutable="router"
         )
         (y_BC, x_MTD), sown = outputs

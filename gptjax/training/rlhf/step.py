@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.config import rlhf
-from gptjax.model import experts, gpt, scalar_head
+from gptjax.model import experts, float8, gpt, scalar_head
 from gptjax.training import loss, schedule, state, step
 from gptjax.training.rlhf import advantages, losses
 from gptjax.training.rlhf.rollout import Rollout
@@ -171,7 +171,8 @@ class RlhfStep(step.TrainStep):
     def _values(self, value, x_BTD, inputs_BT) -> jax.Array:
         """The value before each token (B, T). x_BTD: states of the policy."""
         if self.value_model is not None:
-            x_BTD, _ = self.value_model.apply({"params": value}, inputs_BT, mutable="router")
+            model = float8.training_model(self.value_model, self.config.compute)
+            x_BTD, _ = model.apply({"params": value}, inputs_BT, mutable="router")
         return scalar_head.apply(value[scalar_head.NAME], x_BTD)
 
     # --- advantages -------------------------------------------------------------------------------

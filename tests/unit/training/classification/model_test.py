@@ -243,3 +243,14 @@ def test_eight_devices_learn_as_one(kind, sharding):
     one, eight = curve(c, 1, kind), curve(across, 8, kind)
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     assert one[2][0] != one[0][0]
+
+
+@pytest.mark.filterwarnings("ignore:'VariableState' was removed")  # Qwix imports it
+def test_products_in_8_bits():
+    pytest.importorskip("qwix", reason="needs requirements-float8.txt")
+    c = config()
+    mesh, built, initial = machine(c)
+    rounded = model.build(tiny.replace_parts(c, compute={"matmul_dtype": "float8"}), "cpu", mesh)
+    with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):  # which Qwix's code needs
+        losses = [jax.jit(one.loss_fn)(initial.params, rows(c))[0] for one in (built, rounded)]
+    assert losses[0] != losses[1] and abs(float(losses[0] - losses[1])) < 0.1
