@@ -1,13 +1,16 @@
 """The training step as accelerators run it, one program with a loop over its microbatches and the
 next step dispatched before its end is known, gives what the host's loop gives."""
 
+import functools
 import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax.training.step import TrainStep
 from tests import short_run
 
@@ -17,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("lean")
 
 
 def run(text, directory, *changes):
-    """The record of a run whose batches grow from 2 rows to 8, in microbatches of 2."""
+    """Trains a run whose batches grow from 2 rows to 8, in microbatches of 2."""
     assert short_run.go(text, directory, *RAMP, *OFTEN, *changes) == 0
-    return short_run.curve(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +30,19 @@ def by_host(text, tmp_path_factory):
     return run(text, tmp_path_factory.mktemp("host") / "run", "compute.microbatch_loop=host")
 
 
-def same(lines, expected):
-    """Records of the same run, up to rounding."""
+def same(*directories):
+    """Whether records and checkpoints are those of the same run, up to rounding."""
+    lines, expected = map(short_run.curve, directories)
     assert [line.keys() for line in lines] == [line.keys() for line in expected]
     for line, other in zip(lines, expected, strict=True):
         for name, value in line.items():
             if isinstance(value, float):
                 np.testing.assert_allclose(value, other[name], rtol=1e-4, err_msg=name)
+    steps = [sorted(path.name for path in one.glob("checkpoints/[0-9]*")) for one in directories]
+    assert steps[0] == steps[1] and len(steps[0]) == 3
+    for step in map(int, steps[0]):
+        params, others = (jax.device_get(gptjax.load(one, step=step).params) for one in directories)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), params, others)
     return True
 
 
@@ -43,7 +52,7 @@ def test_one_program_serves_all_batches_of_a_ramp(text, by_host, tmp_path, monke
     monkeypatch.setattr(
         TrainStep, "__call__", lambda *arguments: (counts.append(1), call(*arguments))[1]
     )
-    rows = np.diff([0] + [line["rows"] for line in by_host if "loss" in line])
+    rows = np.diff([0] + [line["rows"] for line in short_run.curve(by_host) if "loss" in line])
     assert {2, 4, 6, 8} <= {*rows}
     assert same(run(text, tmp_path / "run", "compute.microbatch_loop=device"), by_host)
     assert len(counts) == 1  # as often as it was traced
@@ -69,4 +78,4 @@ def test_steps_that_nothing_waits_for_and_a_run_that_goes_on(text, by_host, tmp_
     environment = {**os.environ, "XLA_FLAGS": " ".join(flags)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert same(short_run.curve(tmp_path / "run"), by_host)
+    assert same(tmp_path / "run", by_host)
