@@ -9,7 +9,6 @@ transformers: GPT2LMHeadModel in bfloat16, not compiled, with its cache. Both wi
 
 import functools
 import statistics
-import sys
 import time
 import types
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 import torch
 
-from bench import accelerator_generation, accelerator_rows, accelerator_train
+from bench import accelerator_generation, accelerator_rows, accelerator_train, generation, step
 from bench.accelerator_rows import Figures, Recorder, target
 from gptjax.config import count, schema
 from gptjax.training import metrics
@@ -40,20 +39,10 @@ def wait() -> None:
 
 def nanogpt_step(model: schema.Model, rows: int, directory: str):
     """Returns a function that takes one training step of nanoGPT and returns the loss."""
-    sys.path.insert(0, directory)
-    import model as nanogpt_model  # pyright: ignore[reportMissingImports]
-
     device = device_name()
     torch.backends.cuda.matmul.allow_tf32 = True
-    sizes = {
-        "n_layer": model.n_layers,
-        "n_head": model.n_heads,
-        "n_embd": model.d_model,
-        "vocab_size": model.n_vocab_padded,
-        "block_size": model.n_ctx,
-    }
     with torch.device(device):
-        gpt = nanogpt_model.GPT(nanogpt_model.GPTConfig(dropout=0.0, bias=True, **sizes))
+        gpt = step.nanogpt_model(model, directory)
     optimizer = gpt.configure_optimizers(0.1, LR, (0.9, 0.95), device)
     compiled: Any = torch.compile(gpt) if device == "cuda" else gpt
     tokens = np.random.default_rng(0).integers(0, model.n_vocab, (rows, model.n_ctx + 1))
@@ -119,19 +108,10 @@ def measure_nanogpt(recorder: Recorder, name: str, model: schema.Model, director
 
 def hf_generate(model: schema.Model, batch: int, n_prompt: int):
     """Returns a function of a number of tokens: transformers generates them, greedily."""
-    import transformers
-
-    config = transformers.GPT2Config(
-        n_embd=model.d_model,
-        n_layer=model.n_layers,
-        n_head=model.n_heads,
-        vocab_size=model.n_vocab,
-        n_positions=model.n_ctx,
-    )
     device = device_name()
     with torch.device(device):
-        hf: Any = transformers.GPT2LMHeadModel(config)
-    hf.eval().to(dtype=torch.bfloat16)
+        hf: Any = generation.new_hf_model(model)
+    hf.to(dtype=torch.bfloat16)
     prompts = np.random.default_rng(batch).integers(0, model.n_vocab, (batch, n_prompt))
     ids = torch.from_numpy(prompts).to(device)
 

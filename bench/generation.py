@@ -29,9 +29,8 @@ TIE_LOGITS = {"float32": 1e-3, "bfloat16": 0.25}
 GREEDY = sampling.SamplingParams(temperature=0)
 
 
-def hf_model(params, c: schema.Model, dtype: str):
-    """transformers' model with these parameters."""
-    import torch
+def new_hf_model(c: schema.Model):
+    """transformers' GPT-2 of these sizes, with random parameters."""
     import transformers
 
     config = transformers.GPT2Config(
@@ -41,7 +40,14 @@ def hf_model(params, c: schema.Model, dtype: str):
         vocab_size=c.n_vocab,
         n_positions=c.n_ctx,
     )
-    model = transformers.GPT2LMHeadModel(config).eval()
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def hf_model(params, c: schema.Model, dtype: str):
+    """transformers' model with these parameters."""
+    import torch
+
+    model = new_hf_model(c)
     names = {
         "transformer.wte.weight": params["token_VD"][: c.n_vocab],
         "transformer.wpe.weight": params["position_TD"],

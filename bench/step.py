@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,13 +208,11 @@ def reference_jax(config: schema.Config, init_params: dict) -> StepFn:
     return advance
 
 
-def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
-    """nanoGPT's model and optimizer as its train.py uses them on CPU, not compiled."""
+def nanogpt_model(c: schema.Model, directory: str) -> Any:
+    """nanoGPT's model of these sizes, with biases and without dropout. directory: its source."""
     sys.path.insert(0, directory)
     import model as nanogpt_model  # pyright: ignore[reportMissingImports]
-    import torch  # pyright: ignore[reportMissingImports]
 
-    c = config.model
     sizes = {
         "n_layer": c.n_layers,
         "n_head": c.n_heads,
@@ -221,7 +220,14 @@ def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
         "vocab_size": c.n_vocab_padded,
         "block_size": c.n_ctx,
     }
-    gpt = nanogpt_model.GPT(nanogpt_model.GPTConfig(dropout=0.0, bias=True, **sizes))
+    return nanogpt_model.GPT(nanogpt_model.GPTConfig(dropout=0.0, bias=True, **sizes))
+
+
+def nanogpt_step(config: schema.Config, directory: str) -> StepFn:
+    """nanoGPT's model and optimizer as its train.py uses them on CPU, not compiled."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    gpt = nanogpt_model(config.model, directory)
     optimizer = gpt.configure_optimizers(0.1, LR, (0.9, 0.95), "cpu")
 
     def advance(tokens):

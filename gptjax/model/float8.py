@@ -31,7 +31,7 @@ def training_model(model: Any, compute: schema.Compute) -> Any:
 
 
 def check(compute: schema.Compute) -> None:
-    """Raises ValueError if products in 8 bits are asked for and Qwix is not installed."""
+    """Raises ValueError if products have 8 bits and Qwix is not installed."""
     if compute.matmul_dtype == "float8" and importlib.util.find_spec("qwix") is None:
         raise ValueError(
             "compute.matmul_dtype=float8 needs Qwix: pip install -r requirements-float8.txt"
