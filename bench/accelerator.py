@@ -37,7 +37,7 @@ from typing import NamedTuple
 from bench import accelerator_report, accelerator_rows
 from bench.accelerator_rows import Row
 from gptjax.config import parse
-from gptjax.runtime import child
+from gptjax.runtime import child, errors
 
 PROBE_SECONDS = 90  # for the first process that meets the device
 STOP_SECONDS = 3  # a part ends itself so much before it is killed
@@ -62,7 +62,8 @@ class Job(NamedTuple):
 
 
 def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
-    """The processes of the parts, in order; weights are seconds of nine minutes."""
+    """The processes of the parts, in order; weights are seconds, if nine minutes are given and a
+    part of one is spent before the first."""
     has_torch, has_transformers = map(importlib.util.find_spec, ("torch", "transformers"))
     no_nanogpt = "" if nanogpt else "give nanoGPT's source with --nanogpt=DIR"
     no_nanogpt = no_nanogpt if has_torch else "torch is not installed"
@@ -70,24 +71,24 @@ def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
     small, large = models[min(1, len(models) - 1)], models[-1]
     training = [
         job
-        for name, weight in zip(models, (50, 35, 40), strict=False)
+        for name, weight in zip(models, (80, 30, 45), strict=False)
         for job in (
             Job("c", "bench.accelerator_train", (name,), weight),
-            Job("c", "bench.accelerator_torch", (name, str(nanogpt)), weight, missing=no_nanogpt),
+            Job("c", "bench.accelerator_torch", (name, str(nanogpt)), 40, missing=no_nanogpt),
         )
     ]
     generated = tuple(dict.fromkeys((large, small)))
     found = [
-        Job("a", "bench.accelerator_kernels", (), 75),
-        Job("b", "bench.accelerator_resume", (), 100),
+        Job("a", "bench.accelerator_kernels", (), 60),
+        Job("b", "bench.accelerator_resume", (), 75),
         *training,
-        Job("d", "bench.accelerator_train", (small,), 60),
-        Job("e", "bench.accelerator_generation", generated, 50),
+        Job("d", "bench.accelerator_train", (small,), 45),
+        Job("e", "bench.accelerator_generation", generated, 35),
         Job(
-            *("e", "bench.accelerator_torch", generated, 30),
+            *("e", "bench.accelerator_torch", generated, 20),
             missing="" if has_torch and has_transformers else "transformers is not installed",
         ),
-        Job("f", "bench.accelerator_trace", models[:1], 30),
+        Job("f", "bench.accelerator_trace", models[:1], 20),
     ]
     return [job for job in found if job.part in parts]
 
@@ -147,7 +148,7 @@ class Bench:
 
     def add(self, job: Job, figures: Row) -> None:
         """Records and prints a row about a job as a whole."""
-        row = {"part": job.part, "what": str(job)} | figures | self._facts
+        row = {"part": job.part, "what": str(job), "job": str(job)} | figures | self._facts
         accelerator_rows.append(self._out, row | {"date": accelerator_rows.today()})
         self.show()
 
@@ -173,7 +174,7 @@ class Bench:
             f"--part={job.part}",
             f"--out={self._out}",
             f"--work={self._work}",
-            f"--facts={json.dumps(self._facts)}",
+            f"--facts={json.dumps(self._facts | {'job': str(job)})}",
             f"--seconds={seconds - STOP_SECONDS:.1f}",
         ]
         command = child.command(["-m", job.module, *arguments, *job.names])
@@ -198,7 +199,22 @@ def probe(work: Path) -> Row:
             raise RuntimeError(f"jax found no device within {PROBE_SECONDS} s") from None
     if done.returncode:
         raise RuntimeError(f"jax found no device: {last_line(paths[1])}")
-    return json.loads(paths[0].read_text().splitlines()[-1])
+    facts = json.loads(paths[0].read_text().splitlines()[-1])
+    if facts["device"] == "cpu" and "JAX_PLATFORMS" not in os.environ and (gpu := nvidia_gpu()):
+        raise RuntimeError(
+            f"nvidia-smi lists {gpu}, but jax sees the CPU alone: install requirements-gpu.txt, "
+            f"or set JAX_PLATFORMS=cpu to measure the CPU. jax says: {last_line(paths[1])}"
+        )
+    return facts
+
+
+def nvidia_gpu() -> str:
+    """The first GPU that nvidia-smi lists, "" if none."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.partition("\n")[0] if done.returncode == 0 else ""
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -227,6 +243,8 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if unknown := set(args.parts.split(",")) - set(accelerator_report.PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))}: give some of {names}")
+    if args.nanogpt and not Path(args.nanogpt, "model.py").is_file():
+        parser.error(f"--nanogpt: {args.nanogpt} has no model.py: give a clone of karpathy/nanoGPT")
     return args
 
 
@@ -242,8 +260,14 @@ def main(arguments: list[str]) -> int:
             for name, value in ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
-            facts = probe(work) | {
-                "command": " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)])
+            try:
+                probed = probe(work)
+            except RuntimeError as error:
+                errors.print_error(str(error))
+                return 2
+            facts = probed | {
+                "command": " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)]),
+                "call": accelerator_rows.today(),
             }
             print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)
             todo = jobs(args.parts.split(","), args.nanogpt, facts["device"] == "cpu")

@@ -11,6 +11,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -182,8 +183,11 @@ def compare_grouped(shape: tuple[int, int, int, int]) -> dict[str, Figures]:
     return compare({words: multiply}, masked, [x_RD, weight_EDG], dy_RG)
 
 
-def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
-    """Records a row for each kernel on each case."""
+def measure(recorder: accelerator_rows.Recorder, names: list[str]) -> None:
+    """Records a row for each kernel on each case, or only for the first of the cases `names`.
+
+    A kernel that breaks the process's hold on the device makes the cases after it fail, too. Those
+    that failed so are computed again, each in a process of its own, which replaces this one."""
     platform = jax.devices()[0].platform
     shapes = TOY_SHAPES if recorder.is_toy else SHAPES
     grouped = TOY_GROUPED_SHAPES if recorder.is_toy else GROUPED_SHAPES
@@ -193,20 +197,49 @@ def measure(recorder: accelerator_rows.Recorder, _: list[str]) -> None:
     ]
     products = [(f"grouped matmul {n}", functools.partial(compare_grouped, n)) for n in grouped]
     work[len(PATTERNS) : len(PATTERNS)] = products
+    if names:
+        work = [(what, compute) for what, compute in work if what == names[0]]
+    broken = compute_all(recorder, work)
+    if rest := names[1:] or (broken if not names else []):
+        # The last --seconds counts.
+        arguments = [
+            *sys.argv[1 : len(sys.argv) - len(names)],
+            f"--seconds={recorder.seconds_left}",
+        ]
+        module = ["-m", "bench.accelerator_kernels"]
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *module, *arguments, *rest])
 
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [(what, pool.submit(compute)) for what, compute in work]
-        for i, (what, future) in enumerate(futures):
+
+def compute_all(
+    recorder: accelerator_rows.Recorder, work: list[tuple[str, Callable[[], dict[str, Figures]]]]
+) -> list[str]:
+    """Records the rows of each case as soon as they are known, in several threads; ends the process
+    when the time is over. Returns the cases that failed by an error of CUDA."""
+
+    def compute_case(what: str, compute: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:
+        print(f"{what} ...", flush=True)
+        return compute()
+
+    pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    futures = {pool.submit(compute_case, *case): case[0] for case in work}
+    waits, broken = dict(futures), []
+    try:
+        for future in concurrent.futures.as_completed(futures, max(0.0, recorder.seconds_left)):
+            what = waits.pop(future)
             try:
-                found = future.result(max(0.0, recorder.seconds_left))
-            except TimeoutError:
-                recorder.leave_out([name for name, _ in futures[i:]])
-                break
+                found = future.result()
             except Exception as error:
                 found = {what: accelerator_rows.failure(error)}
+            if any("CUDA" in figures.get("note", "") for figures in found.values()):
+                broken.append(what)
             for name, figures in found.items():
                 recorder.add(name, **figures)
-        pool.shutdown(wait=False, cancel_futures=True)
+    except TimeoutError:
+        recorder.leave_out(waits.values())
+        sys.stdout.flush()
+        os._exit(0)  # no thread that compiles can be stopped
+    return broken
 
 
 if __name__ == "__main__":

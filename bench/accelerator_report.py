@@ -39,8 +39,12 @@ def header(facts: Row, width: int) -> str:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """The rows without those that a later call has measured again."""
-    return list({(row["part"], row["what"]): row for row in rows}.values())
+    """The rows without those of jobs that a later call has run again, and without figures that
+    their own job has replaced by later ones."""
+    rows = list(rows)
+    calls = {(row["part"], row["job"]): row["call"] for row in rows}
+    last = [row for row in rows if row["call"] == calls[row["part"], row["job"]]]
+    return list({(row["part"], row["job"], row["what"]): row for row in last}.values())
 
 
 def page(rows: list[Row]) -> str:

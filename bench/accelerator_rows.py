@@ -87,9 +87,10 @@ def today() -> str:
 
 
 class Recorder:
-    """Records the rows of one part, until its time is over.
+    """Records the rows of one job, until its time is over.
 
-    facts: what each row holds besides its figures. is_toy: sizes for a CPU."""
+    facts: what each row holds besides its figures, such as `job` and the time of the `call`.
+    is_toy: sizes for a CPU."""
 
     def __init__(self, part: str, out: Path, work: Path, facts: Row, seconds: float):
         self.out, self.work = out, work
@@ -108,16 +109,24 @@ class Recorder:
         row = {"part": self.part, "what": what} | figures
         append(self.out, row | self._facts | {"date": today()})
 
-    def leave_out(self, names: list[str]) -> None:
+    def leave_out(self, names: Iterable[str]) -> None:
         """Records that there was no time for these cases."""
-        self.add("not measured", verdict="out of time", note="; ".join(names))
+        for name in names:
+            self.add(name, verdict="out of time", note="not begun")
+
+    def best(self, what: str) -> Row | None:
+        """The fastest row of this call of bench.accelerator that begins with `what`, None if there
+        is none. Earlier calls may have measured other code."""
+        rows = [row for row in read(self.out) if row["call"] == self._facts["call"]]
+        found = [row for row in rows if row["what"].startswith(what) and "tokens_per_s" in row]
+        return max(found, key=lambda row: row["tokens_per_s"], default=None)
 
     def measure(self, cases: Iterable[tuple[str, Callable[[], Figures | None]]]) -> None:
         """Computes and records each case's figures: (what, function), None for no row of its own.
 
         A case that lacks memory or fails leaves a row that says so, and the next one begins. No
         case begins that would not be over in time if it took as long as the longest before it;
-        those that are left out are named in a row."""
+        those that are left out have rows that say so."""
         cases = iter(cases)
         for what, compute in cases:
             if self.seconds_left < 1.2 * self._longest:
@@ -136,7 +145,8 @@ class Recorder:
 def failure(error: Exception) -> Figures:
     """The row of a case that did not end well; prints the trace of what is no lack of memory."""
     if is_out_of_memory(error):
-        gc.collect()  # arrays of frames that the error has held
+        traceback.clear_frames(error.__traceback__)  # they hold arrays of the device
+        gc.collect()
         return {"verdict": "out of memory"}
     if isinstance(error, OutOfTime):
         return {"verdict": "out of time", "note": str(error)}
@@ -148,12 +158,6 @@ def failure(error: Exception) -> Figures:
 def target(words: str, met: bool | None) -> Figures:
     """The fields of a row with a target; none where it does not apply (met None)."""
     return {} if met is None else {"target": words, "met": bool(met)}
-
-
-def best(out: Path, what: str) -> Row | None:
-    """The fastest of the rows that begin with `what`, None if there is none."""
-    found = [row for row in read(out) if row["what"].startswith(what) and "tokens_per_s" in row]
-    return max(found, key=lambda row: row["tokens_per_s"], default=None)
 
 
 def run_part(measure: Callable[[Recorder, list[str]], None]) -> None:

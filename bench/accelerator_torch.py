@@ -3,7 +3,7 @@ and generation by transformers (part e), of the same shapes.
 
 nanoGPT as its train.py uses it: torch.compile, flash attention, bfloat16 autocast, TF32 for other
 matmuls, fused AdamW, gradients clipped; biases and no dropout, as in gptjax's configs. It starts
-with gptjax's best batch size, or 65,536 tokens, and halves it until two sizes have fit.
+with gptjax's best batch size, at most 65,536 tokens, and halves it until two sizes have fit.
 transformers: GPT2LMHeadModel in bfloat16, not compiled, with its cache. Both with random weights.
 """
 
@@ -41,6 +41,9 @@ def nanogpt_step(model: schema.Model, rows: int, directory: str):
     """Returns a function that takes one training step of nanoGPT and returns the loss."""
     device = device_name()
     torch.backends.cuda.matmul.allow_tf32 = True
+    # Otherwise the second batch size is compiled for any size, beside arrays of the first.
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
     with torch.device(device):
         gpt = step.nanogpt_model(model, directory)
     optimizer = gpt.configure_optimizers(0.1, LR, (0.9, 0.95), device)
@@ -82,7 +85,7 @@ def time_nanogpt(model: schema.Model, rows: int, directory: str, rounds: int = 5
 
 def measure_nanogpt(recorder: Recorder, name: str, model: schema.Model, directory: str) -> None:
     """Records nanoGPT's speed at the largest two batch sizes that fit, and gptjax's against it."""
-    ours = accelerator_rows.best(recorder.out, accelerator_train.dense_rows(name))
+    ours = recorder.best(accelerator_train.dense_rows(name))
     rows = max(1, MAX_TOKENS // model.n_ctx)
     rows = min(rows, ours["rows"]) if ours else rows
     speeds: list[float] = []
@@ -136,7 +139,7 @@ def measure_transformers(recorder: Recorder, names: list[str]) -> None:
         generate = hf_generate(model, batch, n_prompt)
         figures = accelerator_generation.time_generation(generate, batch, n_prompt, n_new)
         for what, theirs in figures.items():
-            ours = accelerator_rows.best(recorder.out, f"{name} {what}, batch {batch}")
+            ours = recorder.best(f"{name} {what}, batch {batch}")
             ratio = {}
             if ours and "tokens_per_s" in theirs:
                 ratio = {"to_transformers": ours["tokens_per_s"] / theirs["tokens_per_s"]}

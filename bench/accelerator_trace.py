@@ -54,7 +54,9 @@ def read_ops(directory: Path) -> list[Op]:
     """The operations of the device in the newest trace under `directory`: kernels of a GPU's
     streams, a TPU's operations, and on a CPU what its threads do for XLA."""
     newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    return list(_ops(jax.profiler.ProfileData.from_file(str(newest)).planes))
+    if ops := list(_ops(jax.profiler.ProfileData.from_file(str(newest)).planes)):
+        return ops
+    raise RuntimeError("the profiler has recorded no operation of the device")
 
 
 def _ops(planes) -> Iterator[Op]:
@@ -62,9 +64,11 @@ def _ops(planes) -> Iterator[Op]:
     planes = list(planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:") and list(plane.lines)]
     for plane in devices or [plane for plane in planes if plane.name.startswith("/host:CPU")]:
-        for line in plane.lines:
-            if devices and not line.name.startswith(("Stream", "XLA Ops")):
-                continue  # sums of others, by module or by step
+        lines = list(plane.lines)
+        if devices:  # other lines are sums of these, by module or by step
+            streams = [line for line in lines if line.name.startswith("Stream")]
+            lines = streams or [line for line in lines if line.name.startswith("XLA Ops")]
+        for line in lines:
             for event in line.events:
                 is_op = devices or any(key == "hlo_op" for key, _ in event.stats)
                 if is_op and not CONTAINERS.match(event.name):
@@ -118,7 +122,7 @@ def trace(config: schema.Config, directory: Path) -> None:
 def measure(recorder: Recorder, names: list[str]) -> None:
     """Records the time by kind for the named model, at its best batch size of part c."""
     (name,) = names
-    best = accelerator_rows.best(recorder.out, accelerator_train.dense_rows(name))
+    best = recorder.best(accelerator_train.dense_rows(name))
     rows, remat = (best["rows"], best["remat"]) if best else (DEFAULT_ROWS, "none")
     config = accelerator_train.model_config(name, (schema.Dense(),))
 

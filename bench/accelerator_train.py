@@ -107,7 +107,8 @@ def prepare(config: schema.Config) -> Program:
 
 
 def time_step(config: schema.Config, rounds: int = 5) -> Figures:
-    """The figures of training steps of a config; two more steps go before those that are timed."""
+    """The figures of training steps of a config; two more steps go before those that are timed.
+    `verdict` WRONG alone if the loss is not finite."""
     program = prepare(config)
     train_state, seconds = program.state, []
     for _ in range(rounds + 2):
@@ -167,10 +168,12 @@ def measure_model(recorder: Recorder, name: str) -> None:
     dense, mixed = (model_config(name, layers) for layers in ((DENSE,), (DENSE, window)))
 
     def alternating() -> Figures:
-        best = accelerator_rows.best(recorder.out, dense_rows(name))
+        best = recorder.best(dense_rows(name))
         if best is None:
             return {"verdict": "not measured", "note": "no batch of dense layers fits"}
         figures = time_step(at_batch(mixed, best["rows"], best["remat"]))
+        if "verdict" in figures:
+            return figures
         note = f"batch {best['rows']}, remat {best['remat']}"
         return figures | {"to_dense": figures["tokens_per_s"] / best["tokens_per_s"], "note": note}
 
@@ -203,7 +206,7 @@ def measure_batches(recorder: Recorder, name: str, config: schema.Config, remat:
         if rows not in speeds:  # no time was left
             break
         rows = next_rows(speeds, most)
-    best = accelerator_rows.best(recorder.out, dense_rows(name))
+    best = recorder.best(dense_rows(name))
     if best and any(speeds.values()):
         met = None if best["mfu"] is None or name == "124m" else best["mfu"] >= MFU_TARGET
         figures = {key: best[key] for key in ("tokens_per_s", "mfu", "ms", "rows", "remat")}
@@ -223,6 +226,8 @@ def measure_lengths(recorder: Recorder, name: str) -> None:
     def measure(n_ctx: int, arm: str) -> Figures:
         config = model_config(name, arms[arm], n_ctx)
         figures = time_step(at_batch(config, tokens // n_ctx), 3)
+        if "verdict" in figures:
+            return figures
         if arm == "dense":
             speeds[n_ctx] = figures["tokens_per_s"]
             return figures

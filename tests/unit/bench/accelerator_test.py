@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 import types
 
@@ -23,6 +24,7 @@ from bench import (
 from gptjax.config import count
 
 FACTS = {"card": "C", "device": "gpu", "jax": "1.2", "command": "python -m bench.accelerator"}
+FACTS |= {"call": "2026-12-01T00:00:00Z", "job": "kernels"}
 
 
 def recorder(tmp_path, seconds=60.0):
@@ -59,8 +61,20 @@ def test_no_case_begins_that_would_not_end_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator_rows, "time", clock)
     one = recorder(tmp_path, 10)
     one.measure((name, lambda: now.__setitem__(0, now[0] + 6)) for name in "abc")
-    (row,) = accelerator_rows.read(tmp_path)
-    assert (row["what"], row["verdict"], row["note"]) == ("not measured", "out of time", "b; c")
+    rows = accelerator_rows.read(tmp_path)
+    expected = [("b", "out of time", "not begun"), ("c", "out of time", "not begun")]
+    assert [(row["what"], row["verdict"], row["note"]) for row in rows] == expected
+
+
+def test_the_best_is_of_this_call(tmp_path):
+    """Code may have changed since an earlier one."""
+    earlier = FACTS | {"call": "2026-11-30T00:00:00Z"}
+    accelerator_rows.Recorder("a", tmp_path, tmp_path, earlier, 9).add("x 1", tokens_per_s=9)
+    one = recorder(tmp_path)
+    assert one.best("x") is None
+    for what, speed in {"x 1": 1, "x 2": 2, "y": 3}.items():
+        one.add(what, tokens_per_s=speed)
+    assert (one.best("x") or {})["what"] == "x 2"
 
 
 def test_a_line_that_is_not_complete_is_left_out(tmp_path):
@@ -176,8 +190,32 @@ def test_jobs_of_the_parts():
     ]
     without = accelerator.jobs(["c"], None, True)
     assert [job.module for job in without if not job.missing] == ["bench.accelerator_train"]
+
+
+def test_what_cannot_be_measured_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         accelerator.read_arguments(["--parts=a,g"])
+    with pytest.raises(SystemExit):
+        accelerator.read_arguments([f"--nanogpt={tmp_path}"])
+    assert f"{tmp_path} has no model.py: give a clone" in capsys.readouterr().err
+    for name in (*accelerator.ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(accelerator, "nvidia_gpu", lambda: "GPU 0: H100")
+    monkeypatch.setattr(
+        *(accelerator, "subprocess"),
+        types.SimpleNamespace(run=lambda *_, stdout, stderr, timeout: write_facts(stdout)),
+    )
+    assert accelerator.main([f"--out={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: nvidia-smi lists GPU 0: H100, but jax sees the CPU alone: ")
+    assert not accelerator_rows.read(tmp_path)
+
+
+def write_facts(stdout):
+    """A probe that finds no accelerator."""
+    stdout.write(json.dumps(FACTS | {"device": "cpu"}).encode())
+    return types.SimpleNamespace(returncode=0)
 
 
 # --- report ---------------------------------------------------------------------------------------
@@ -198,6 +236,19 @@ ROWS = [
     {"part": "e", "what": "decoding", "to_floor": 2.5, "target": "within 2 x", "met": False},
 ]
 ROWS = [row | FACTS | {"date": f"2026-12-0{i + 1}T00:00:00Z"} for i, row in enumerate(ROWS)]
+
+
+def test_a_job_that_is_run_again_replaces_all_its_rows():
+    """Also those whose names do not come back, such as of a process that was killed."""
+    row, later = ROWS[0], {"call": "2026-12-02T00:00:00Z"}
+    failed = row | {"what": "kernels", "verdict": "failed"}
+    left_out = [row | {"what": what, "verdict": "out of time"} for what in "xy"]
+    other = row | {"job": "other"}
+    assert accelerator_report.newest([failed, other, *left_out]) == [failed, other, *left_out]
+    assert accelerator_report.newest([failed, *left_out, other, row | later]) == [
+        other,
+        row | later,
+    ]
 
 
 def test_the_page_has_targets_failures_and_the_newest_figures():
@@ -239,6 +290,70 @@ def test_a_wrong_kernel_is_noticed():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         found = accelerator_kernels.compare(fs, square, [x], dy)
     assert [found[name]["verdict"] for name in fs] == ["ok", "WRONG", "WRONG", "failed"]
+
+
+@pytest.mark.parametrize("names, again", [([], ["b", "c"]), (["b", "c"], ["c"]), (["c"], None)])
+def test_what_fails_after_a_broken_kernel_is_computed_again(tmp_path, monkeypatch, names, again):
+    """By a process of its own each."""
+    monkeypatch.setattr(accelerator_kernels, "TOY_SHAPES", ((1, 1, False),))
+    monkeypatch.setattr(accelerator_kernels, "TOY_GROUPED_SHAPES", ())
+    monkeypatch.setattr(accelerator_kernels, "PATTERNS", "abc")
+    monkeypatch.setattr(accelerator_kernels, "Case", lambda pattern, *shape: pattern)
+    monkeypatch.setattr(accelerator_kernels.sys, "argv", ["x", "--part=a", *names])
+    monkeypatch.setattr(accelerator_kernels.os, "cpu_count", lambda: 1)
+    replaced = []
+    monkeypatch.setattr(
+        accelerator_kernels.os, "execv", lambda _, command: replaced.append(command)
+    )
+
+    def compare(case, platform):
+        if case == "a":
+            return {case: {"verdict": "ok"}}
+        return {case: accelerator_rows.failure(RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS"))}
+
+    monkeypatch.setattr(accelerator_kernels, "compare_attention", compare)
+    facts = FACTS | {"device": "cpu"}
+    one = accelerator_rows.Recorder("a", tmp_path, tmp_path, facts, 60)
+    accelerator_kernels.measure(one, names)
+    assert [row["what"] for row in accelerator_rows.read(tmp_path)] == (
+        names[:1] or ["a", "b", "c"]
+    )
+    assert bool(replaced) == bool(again)
+    for command in replaced:
+        seconds = next(word for word in command if word.startswith("--seconds="))
+        assert 50 < float(seconds.partition("=")[2]) <= 60
+        assert command[command.index(seconds) + 1 :] == again and command.count("--part=a") == 1
+
+
+def test_kernels_that_are_done_are_recorded_when_the_time_is_over(tmp_path, monkeypatch):
+    """The first hangs."""
+    done, ended = threading.Event(), []
+    monkeypatch.setattr(accelerator_kernels.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(accelerator_kernels.os, "_exit", ended.append)
+    work = [("slow", lambda: done.wait(60) and {}), ("quick", lambda: {"quick": {"verdict": "ok"}})]
+    accelerator_kernels.compute_all(recorder(tmp_path, 0.5), work)
+    done.set()
+    rows = [(row["what"], row["verdict"]) for row in accelerator_rows.read(tmp_path)]
+    assert rows == [("quick", "ok"), ("slow", "out of time")] and ended == [0]
+
+
+@pytest.mark.parametrize("arm", ["alternating", "lengths"])
+def test_a_loss_that_is_not_finite_is_wrong_wherever_it_is_found(tmp_path, monkeypatch, arm):
+    one = accelerator_rows.Recorder("c", tmp_path, tmp_path, FACTS | {"device": "cpu"}, 60)
+    wrong = {"verdict": "WRONG", "note": "the loss is nan"}
+    if arm == "lengths":
+        monkeypatch.setattr(accelerator_train, "time_step", lambda *_: dict(wrong))
+        accelerator_train.measure_lengths(one, "toy")
+    else:
+        right = {"tokens_per_s": 1.0, "mfu": None, "ms": 1.0, "rows": 1}
+        found = iter([right, wrong, *[wrong] * 9])
+        monkeypatch.setattr(accelerator_train, "time_step", lambda *_: dict(next(found)))
+        monkeypatch.setattr(accelerator_train, "MAX_TOY_ROWS", 1)
+        accelerator_train.measure_model(one, "toy")
+    verdicts = [
+        r.get("verdict") for r in accelerator_rows.read(tmp_path) if "tokens_per_s" not in r
+    ]
+    assert len(verdicts) == (2 if arm == "alternating" else 6) and set(verdicts) == {"WRONG"}
 
 
 def test_the_error_of_a_gradient_that_is_zero():
