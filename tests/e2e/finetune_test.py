@@ -468,7 +468,10 @@ def test_killed_and_not_one_bit_changed(there, whole, tmp_path, times):
     assert (run / "result.json").read_text() == (whole / "result.json").read_text()
 
 
-@pytest.mark.parametrize("change", ["task.lm_weight=0", "task.transfer=Layers(n=1)"])
+@pytest.mark.parametrize(
+    "change",
+    ["task.lm_weight=0", pytest.param("task.transfer=Layers(n=1)", marks=pytest.mark.slow)],
+)
 def test_the_papers_ablations_learn_too(there, tuned, tmp_path, change):
     assert finetune.main(arguments(there, tmp_path / "run", change)) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["dev"] > 90

@@ -131,6 +131,7 @@ def test_any_number_of_hosts_gives_one_curve(start, whole, tmp_path, processes):
     assert_near(curve(tmp_path / "run"), whole[1])
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_all_at_one_step_and_another_number_of_hosts_goes_on(
     start, whole, tmp_path
 ):

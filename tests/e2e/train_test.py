@@ -114,9 +114,8 @@ def test_killed_and_not_one_bit_changed(corpus, uninterrupted, tmp_path, times):
     assert curve(run) == uninterrupted[1]
 
 
-# SIGTERM: also sent to one of two processes in hosts_test.py
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
 def test_a_signal_stops_in_order_with_a_checkpoint(corpus, uninterrupted, tmp_path, number):
     run = tmp_path / "run"

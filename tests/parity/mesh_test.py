@@ -90,7 +90,9 @@ def family_on_one_device():
     return curve(family(), 1, microbatches=True)
 
 
-@pytest.mark.parametrize("name", ["tensor", "all", "context"])
+@pytest.mark.parametrize(
+    "name", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tensor", "context"))]
+)
 def test_a_family_after_gpt3_on_a_mesh(family_on_one_device, name):
     """One key and value head, which tensor replicates."""
     losses, params = curve(family(mesh=MESHES[name]), 8, microbatches=True)
