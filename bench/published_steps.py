@@ -63,12 +63,13 @@ class Point(NamedTuple):
     changes: tuple[str, ...] = ()
     label: str = ""  # of the model, if config is not its name
     in_tflops: bool = False
+    published_rows: int = 0  # of the step that was measured, if not `rows`
 
 
 def fewer(rows: int, point: Point) -> Point:
     """The point with its measured seconds in proportion to its rows, of `rows` in the step that was
     measured, which gptjax's program does not fit into the memory."""
-    return point._replace(measured=point.measured * point.rows / rows)
+    return point._replace(measured=point.measured * point.rows / rows, published_rows=rows)
 
 
 def scaled(log_scale: int) -> tuple[str, ...]:
@@ -202,19 +203,13 @@ def measured_seconds(point: Point) -> float:
     return flops / point.measured / 1e12
 
 
-def products_seconds(point: Point, remat: str) -> float:
-    """Seconds of all matrix products of a chip at its peak, with those of rematerialization."""
-    chips = topology.from_name(point.topology)
-    config = overrides.override(registry.config(point.config), *config_of(point, remat))
-    tokens = config.train.batch_tokens / chips.n_devices
-    return count.hardware_flops_per_token(config) * tokens / chips.chip.flops
-
-
 def compile_point(point: Point) -> Row:
     """Returns the plan of the first of the point's `saves` that fits, and what was measured."""
     row: Row = {
         "model": point.label or point.config,
         "topology": point.topology,
+        "rows": point.rows,
+        "published_rows": point.published_rows or point.rows,
         "measured_seconds": measured_seconds(point),
         "source": point.source,
     }
@@ -227,14 +222,13 @@ def compile_point(point: Point) -> Row:
             print(f"{shlex.join(command)}: {done.stderr.strip()[-2000:]}", file=sys.stderr)
             return row | {"reason": done.stderr.strip()[-200:]}
         row["command"] = shlex.join(command[1:])
-        if done.returncode == 0 or remat == point.saves[-1] and done.stdout:
+        if done.returncode == 0:
             plan = json.loads(done.stdout)
             row |= {name: plan[name] for name in ("chips", "remat", "fits", "peak_bytes")}
             for name in ("floor", "compile"):
                 row[f"{name}_seconds"] = plan[f"{name}_seconds"]
             for name in ("compute", "recomputed"):  # by the compiler's cycles
                 row[f"{name}_seconds"] = plan[f"{name}_seconds"] / step_time.CYCLE_SHARE
-            row["products_seconds"] = products_seconds(point, remat)
             row["kernel_peak_seconds"] = plan["kernel_seconds"] * step_time.KERNEL_SHARE
             for name, is_async in (("synchronous", False), ("asynchronous", True)):
                 parts = [t["seconds"] for t in plan["traffic"] if t["asynchronous"] == is_async]
@@ -263,7 +257,7 @@ def ratios(rows: list[Row], constants: Constants) -> list[float]:
 
 def fit(rows: list[Row]) -> Constants:
     """The constants of the least mean error, of a grid."""
-    shares, twentieths = [n / 10 for n in range(3, 10)], [n / 20 for n in range(10, 31)]
+    shares, twentieths = [n / 10 for n in range(3, 11)], [n / 20 for n in range(10, 31)]
     choices = map(Constants._make, itertools.product(twentieths, shares, (0.0, 0.5, 1.0)))
     return min(choices, key=lambda c: statistics.mean(errors(rows, c)))
 
@@ -321,7 +315,8 @@ def table(rows: list[Row], constants: Constants) -> list[str]:
     learned, _ = halves(rows)
     for row in rows:
         seconds, measured = predict(row, constants), row["measured_seconds"]
-        cells = [row["model"], row["topology"], row["remat"], f"{sig3(measured)} s"]
+        share = "" if row["rows"] == row["published_rows"] else " in proportion"
+        cells = [row["model"], row["topology"], row["remat"], f"{sig3(measured)} s{share}"]
         cells += [f"{row['floor_seconds'] / measured:.0%}", f"{sig3(seconds)} s"]
         cells += [f"{measured / seconds:.2f}", "fitted" if row in learned else ""]
         lines.append("| " + " | ".join(cells) + " |")

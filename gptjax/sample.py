@@ -313,7 +313,6 @@ class Sampler:
 
     def _sample(self, prompt: list[int], prefix: str, index: int) -> None:
         """Prints n continuations: a single one as it is generated, several at the end."""
-
         from gptjax.generate import decode, sampling, streaming
 
         args, out = self._args, self._out

@@ -131,7 +131,7 @@ def _interval_rows(summary: dict[str, Any]):
     if summary["step_interval"] is None:
         return []
     least, most = map(format_seconds, summary["step_interval"])
-    return [("    interval", f"{least} to", f"{most}, as steps that others published differ")]
+    return [("    interval", f"{least} to", f"{most}, as 12 held-out published steps")]
 
 
 def _kernel_rows(summary: dict[str, Any]):

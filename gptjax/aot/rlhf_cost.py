@@ -1,5 +1,5 @@
 """Memory and an estimate of the time of an iteration of learning from a reward, from its compiled
-functions, as numbers and as a table of 80 columns. The bounds are those of step_time.py.
+functions, as numbers and as a table of 80 columns. The assumptions are those of step_time.py.
 """
 
 import copy

@@ -84,10 +84,13 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
     chip, config = compiled.target.chip, compiled.config
     tokens = config.train.batch_tokens / compiled.mesh.size
     floor = count.train_flops_per_token(config.model) * tokens / chip.flops
+    # chip.flops is of bfloat16; products of 8 bits take half the time at least.
+    speedup = 2 if config.compute.matmul_dtype == "float8" else 1
     if compiled.target.platform == "cuda":
-        products = count.hardware_flops_per_token(config) * tokens / chip.flops
+        products = count.hardware_flops_per_token(config) * tokens / chip.flops / speedup
         compute = max(products, compiled.program.bytes_accessed() / chip.hbm_bandwidth)
         recomputed = kernels = 0.0
+        shortest = compute
     else:
         assert chip.clock is not None, chip.kinds
         compute, recomputed = (
@@ -95,6 +98,7 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
             for name in ("", hlo_cost.COMPILER_REMAT)
         )
         kernels = kernel_seconds(compiled)
+        shortest = compute / CYCLE_SHARE + kernels * KERNEL_SHARE
     result = Estimate(
         floor=floor,
         compute=compute,
@@ -102,9 +106,7 @@ def estimate(compiled: compile.CompiledStep) -> Estimate:
         kernels=kernels,
         traffic=traffic(compiled.program, compiled.mesh, compiled.target),
     )
-    assert compute + kernels >= floor, (
-        f"an estimate of {compute + kernels:.3g} s is below the floor of {floor:.3g} s"
-    )
+    assert shortest >= floor / speedup, f"{shortest:.3g} s are below the floor of {floor:.3g} s"
     return result
 
 

@@ -13,9 +13,11 @@ PRODUCTS = r".*/(qkv|out|up|gate|down)(/.*)?"
 def training_model(model: Any, compute: schema.Compute) -> Any:
     """Returns the model whose `apply` is trained: with compute.matmul_dtype=float8 one that rounds
     what layers multiply with their weights to 8 bits, in both passes: activations and weights to
-    e4m3, gradients to e5m2 (Micikevicius et al., 2209.05433), each scaled by its largest element in
-    every step. Parameters and outputs keep their types, and generation is not rounded. ValueError
-    if Qwix is not installed."""
+    e4m3, gradients to e5m2, the formats of Micikevicius et al. (2209.05433). Each token of the
+    activations and each column of the weights is scaled by its largest element in every step, where
+    they have a scale for each tensor. Parameters and outputs keep their types; generation and
+    `evaluate` are not rounded, but the validation losses of a run are. ValueError if Qwix is not
+    installed."""
     if compute.matmul_dtype == "auto":
         return model
     check(compute)

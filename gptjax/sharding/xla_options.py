@@ -29,6 +29,7 @@ BFLOAT16_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
 BFLOAT16_FLAGS, BFLOAT16_JAX = {"avx512_bf16", "amx_bf16"}, (0, 12)
 ARENA_MAX, MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -8, -4, -2, -1  # parameters of glibc's mallopt
 MAX_INT32, NEVER = 2**31 - 1, -1
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count"
 MIN_COMPILE_TIME_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
@@ -58,8 +59,7 @@ def multiplies_bfloat16() -> bool:
 
 @functools.cache
 def _cpu_options(has_onednn: bool) -> dict[str, str | bool]:
-    """CPU_OPTIONS, with BFLOAT16_OPTIONS if `has_onednn`, on x86 if this XLA knows them; else
-    {}."""
+    """CPU_OPTIONS, with BFLOAT16_OPTIONS if `has_onednn`, on x86, as far as this XLA knows them."""
     if platform.machine() != "x86_64":
         return {}
     flags = CPU_OPTIONS | (BFLOAT16_OPTIONS if has_onednn else {})
@@ -70,7 +70,7 @@ def _cpu_options(has_onednn: bool) -> dict[str, str | bool]:
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
-        return {}
+        return _cpu_options(False) if has_onednn else {}
     return flags
 
 
@@ -78,14 +78,15 @@ def configure_runtime(compute: schema.Compute | None = None) -> None:
     """Configures jax and malloc for a program that computes; call it before devices start their
     threads. compute: of a config that trains.
 
-    Asynchronous dispatch on CPU is disabled unless the config has compute.microbatch_loop=device:
-    simulated devices share a few threads, and concurrent programs starve each other of them. Raises
-    ValueError if the address-space limit is too low.
+    Asynchronous dispatch on CPU is disabled unless the config has compute.microbatch_loop=device
+    and no devices are simulated, which share a few threads: concurrent programs starve each other
+    of them. Raises ValueError if the address-space limit is too low.
     """
     topology.prepare_backends()
     tune_malloc()
     is_on_device = compute is not None and compute.microbatch_loop == "device"
-    jax.config.update("jax_cpu_enable_async_dispatch", is_on_device)
+    is_simulated = SIMULATED_DEVICES in os.environ.get("XLA_FLAGS", "")
+    jax.config.update("jax_cpu_enable_async_dispatch", is_on_device and not is_simulated)
     if MIN_COMPILE_TIME_VARIABLE not in os.environ:
         # With a compilation cache (JAX_COMPILATION_CACHE_DIR) jax keeps what took it a second or
         # more. The many small programs of a start take as long together, and are read in no time.

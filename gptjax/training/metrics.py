@@ -12,8 +12,9 @@ from gptjax.sharding import chips
 
 def mfu(flops_per_token: float, tokens_per_s: float, devices: Any) -> float | None:
     """Returns the model FLOPs utilization, 0 to 1: flops_per_token * tokens_per_s over the peak
-    FLOP/s of `devices`; None if their peak is unknown. flops_per_token: of training, as
-    config.count computes it (sparse layers at their true cost, recomputation not counted)."""
+    FLOP/s of `devices` in bfloat16, whatever they compute in; None if that is unknown.
+    flops_per_token: of training, as config.count computes it (sparse layers at their true cost,
+    recomputation not counted)."""
     chip = chips.from_device(devices[0])
     return None if chip is None else flops_per_token * tokens_per_s / (chip.flops * len(devices))
 

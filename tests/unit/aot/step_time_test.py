@@ -1,5 +1,6 @@
 """The time of a step from its parts, and the links that a group of chips has."""
 
+import dataclasses
 import importlib.util
 import re
 from types import SimpleNamespace
@@ -235,6 +236,28 @@ def test_plan_takes_the_microbatch_that_train_takes():
         scores=True,
     )
     assert dropping <= least < 2 * dropping, "the largest power of two, of a batch of 512"
+
+
+def test_products_of_8_bits_may_take_half_the_time(compiled):
+    """The bound of a GPU, where memory is not the slower part."""
+    chip = dataclasses.replace(chips.CHIPS["h100"], hbm_bandwidth=1e30)
+    target = SimpleNamespace(platform="cuda", chip=chip)
+    seconds = []
+    for dtype in ("auto", "float8"):
+        config = tiny.replace_parts(compiled.config, compute={"matmul_dtype": dtype})
+        one = dataclasses.replace(compiled, config=config, target=target, program=NoTraffic())
+        seconds.append(step_time.estimate(one).compute)
+    assert seconds[1] == seconds[0] / 2
+
+
+class NoTraffic:
+    """A program that neither reads nor sends."""
+
+    def bytes_accessed(self):
+        return 0
+
+    def collectives(self):
+        return []
 
 
 def test_a_misread_program_is_noticed(compiled, monkeypatch):

@@ -15,8 +15,8 @@ CONFIG = tiny.config(n_layers=2)
 FLOAT8 = tiny.replace_parts(CONFIG, compute={"matmul_dtype": "float8"})
 
 
-def loss_and_gradients(config):
-    mesh, _, state = tiny.make_step(CONFIG)
+def loss_and_gradients(config, n_devices=1):
+    mesh, _, state = tiny.make_step(config, n_devices)
     train_step = step.build(config, "cpu", mesh, None)
     assert type(train_step.model) is gpt.GPT  # generation needs no Qwix
     tokens_BT = tiny.random_tokens(CONFIG, 4)
@@ -26,10 +26,21 @@ def loss_and_gradients(config):
 
 
 @pytest.mark.filterwarnings("ignore:'VariableState' was removed")  # Qwix imports it
-def test_every_product_of_a_layer_is_rounded_in_both_passes():
+@pytest.mark.parametrize(
+    "compute, mesh",
+    [({}, {}), ({"scan_layers": True, "remat": "full"}, {"fsdp": 4, "tensor": 2})],
+    ids=["simple", "as on accelerators"],
+)
+def test_every_product_of_a_layer_is_rounded_in_both_passes(compute, mesh):
     """Gradients of float32 differ by some percent in each weight, and in no direction at large."""
     pytest.importorskip("qwix", reason="needs requirements-float8.txt")
-    (loss, gradients), (loss8, gradients8) = map(loss_and_gradients, (CONFIG, FLOAT8))
+    sharding = {"sharding": "fsdp_tensor"} if mesh else {}
+    configs = [
+        tiny.replace_parts(c, compute=compute, mesh=mesh | sharding) for c in (CONFIG, FLOAT8)
+    ]
+    (loss, gradients), (loss8, gradients8) = (
+        loss_and_gradients(c, 8 if mesh else 1) for c in configs
+    )
     assert loss8 != loss and abs(float(loss8 - loss)) < 2e-3
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
     for (path, x), y in zip(leaves, jax.tree.leaves(gradients8), strict=True):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from gptjax.config import schema
 from gptjax.sharding import chips, xla_options
 
 
@@ -117,7 +118,31 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(xla_options, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
     xla_options._cpu_options.cache_clear()
     assert xla_options.options(HERE) == {}
+    monkeypatch.setattr(xla_options, "CPU_OPTIONS", {"xla_cpu_enable_fast_math": False})
+    monkeypatch.setattr(xla_options, "BFLOAT16_OPTIONS", {"xla_cpu_no_such_option": True})
     xla_options._cpu_options.cache_clear()
+    assert xla_options._cpu_options(True) == xla_options.CPU_OPTIONS
+    xla_options._cpu_options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "loop, flags, expected",
+    [
+        ("device", "", True),
+        ("device", "--xla_force_host_platform_device_count=8", False),
+        ("auto", "", False),
+    ],
+)
+def test_programs_of_simulated_devices_never_overlap(monkeypatch, loop, flags, expected):
+    """Two with collectives abort."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    name = "jax_cpu_enable_async_dispatch"
+    before = jax.config.values[name]
+    try:
+        xla_options.configure_runtime(schema.Compute(microbatch_loop=loop))
+        assert jax.config.values[name] == expected
+    finally:
+        jax.config.update(name, before)
 
 
 def test_malloc_keeps_memory(monkeypatch):

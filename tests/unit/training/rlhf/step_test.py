@@ -27,10 +27,10 @@ def task(**changes):
     return rlhf.Rlhf(**(usual | changes))
 
 
-def make_step(spec, n_devices=1, mesh=None, **model):
+def make_step(spec, n_devices=1, mesh=None, compute=None, **model):
     layer = {"n_layers": 1, "attention": (schema.Banded(window=3),)}
     c = dataclasses.replace(tiny.config(n_ctx=N_CTX, **layer | model), task=spec)
-    c = tiny.replace_parts(c, mesh=mesh or {})
+    c = tiny.replace_parts(c, mesh=mesh or {}, compute=compute or {})
     mesh = tiny.MAKE_MESH(c.mesh, jax.devices()[:n_devices])
     base = train_step.build(c, "cpu", mesh, None)
     value_model = None
@@ -274,3 +274,21 @@ def test_eight_devices_have_the_gradient_of_one():
             sums, statistics = gradients(step, state, step.nets(state), placed, 8)
         found.append(jax.device_get((sums.gradients, sums.parts.loss, statistics)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
+
+
+@pytest.mark.filterwarnings("ignore:'VariableState' was removed")  # Qwix imports it
+def test_products_in_8_bits_of_policy_and_value():
+    """Every matrix of a layer of both gets another gradient, by some percent."""
+    pytest.importorskip("qwix", reason="needs requirements-float8.txt")
+    answers, found = random_answers(), []
+    for dtype in ("auto", "float8"):
+        mesh, step, state = make_step(task(), compute={"matmul_dtype": dtype})
+        nets = moved(step.nets(state), 1)
+        with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):  # which Qwix's code needs
+            sums, _ = gradients(step, state, nets, answers, 8)
+        found.append(jax.tree_util.tree_leaves_with_path(jax.device_get(sums.gradients)))
+    for (path, x), (_, y) in zip(*found, strict=True):
+        name = jax.tree_util.keystr(path)
+        error = np.linalg.norm(x - y) / np.linalg.norm(x)
+        assert error < 0.5, name
+        assert "layers" not in name or "weight" not in name or error > 0.005, name
