@@ -291,4 +291,4 @@ def test_products_in_8_bits_of_policy_and_value():
         name = jax.tree_util.keystr(path)
         error = np.linalg.norm(x - y) / np.linalg.norm(x)
         assert error < 0.5, name
-        assert "layers" not in name or "weight" not in name or error > 0.005, name
+        assert "periods" not in name or "weight" not in name or error > 0.005, name
