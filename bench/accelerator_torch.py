@@ -41,7 +41,7 @@ def nanogpt_step(model: schema.Model, rows: int, directory: str):
     """Returns a function that takes one training step of nanoGPT and returns the loss."""
     device = device_name()
     torch.backends.cuda.matmul.allow_tf32 = True
-    # Otherwise the second batch size is compiled for any size, with arrays of the first still there.
+    # Otherwise the second batch size is compiled for any size, and the first's arrays stay.
     torch.compiler.reset()
     torch.cuda.empty_cache()
     with torch.device(device):
