@@ -116,8 +116,10 @@ def render_ranking(rows: list[tuple[str, dict[str, Any] | str]]) -> str:
 
 
 def format_seconds(value: float) -> str:
-    """Formats a duration in s or ms."""
-    return f"{sig3(value)} s" if value >= 1 else f"{sig3(value * 1e3)} ms" if value else "0 s"
+    """Formats a duration in s or ms; less than 1 ns is nothing."""
+    if value < 1e-9:
+        return "0 s"
+    return f"{sig3(value)} s" if value >= 1 else f"{sig3(value * 1e3)} ms"
 
 
 def _recompute_rows(summary: dict[str, Any]):
