@@ -155,10 +155,10 @@ class TrainLoop:
         self._schedule = self._first.batch_schedule
         self._active = list(range(len(contexts)))  # runs that were not abandoned
         self.step = start = self._first.resume_point.step
-        # The step that is evaluated and saved. The state of a resumed run is, but if its record was
-        # lost, its metrics were lost too.
+        # The steps that are evaluated and saved. The state of a resumed run is, but if its record
+        # was lost, its metrics were lost too.
         has_record = all(context.resume_point.record_bytes is not None for context in contexts)
-        self._settled_step = start if has_record else None
+        self._settled_step = self._saved_step = start if has_record else None
         # (step, metrics, time at which it ended) of the last dispatched step until it is reported;
         # the time is known only where dispatching waits for the result
         self._pending: tuple[int, dict, float | None] | None = None
@@ -218,10 +218,12 @@ class TrainLoop:
                     self._evaluate()
                 if loop.every_sample and not is_last and self.step % loop.every_sample == 0:
                     self._sample(is_last=False)
-                if self.step % loop.every_save == 0 or is_ending:
-                    self._report()
-                    self._save(is_ending)
             self._settled_step = self.step
+            # Also if a signal broke off the next step.
+            if (self.step % loop.every_save == 0 or is_ending) and self.step != self._saved_step:
+                self._report()
+                self._save(is_ending)
+                self._saved_step = self.step
             if self._pending is None:  # evaluating and saving do not count as time of a step
                 self._clock = time.perf_counter()
             if is_ending:

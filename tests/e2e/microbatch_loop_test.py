@@ -2,7 +2,9 @@
 next step dispatched before its end is known, gives what the host's loop gives."""
 
 import functools
+import itertools
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import gptjax
+from gptjax.distributed import preemption
 from gptjax.training.step import TrainStep
 from tests import short_run
 
@@ -79,3 +82,23 @@ def test_steps_that_nothing_waits_for_and_a_run_that_goes_on(text, by_host, tmp_
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert same(tmp_path / "run", by_host)
+
+
+def test_a_signal_amid_a_step_loses_no_step_before_it(text, tmp_path, monkeypatch):
+    """The first microbatch of step 7 of 9 is done; 6 has no checkpoint of its own."""
+    asks = preemption.PreemptionGuard.may_stop_mid_step.fget
+    steps, numbers = ("train.microbatch_rows=4", "loop.every_save=4"), itertools.count(1)
+
+    def stop_amid_step_7(guard):
+        if next(numbers) == 2 * 6 + 2:
+            signal.raise_signal(signal.SIGINT)
+        return asks(guard)
+
+    assert short_run.go(text, tmp_path / "whole", *steps) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption.PreemptionGuard, "may_stop_mid_step", property(stop_amid_step_7))
+        assert short_run.go(text, tmp_path / "run", *steps) == 0
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("[0-9]*")) == ["4", "6"]
+    assert len(short_run.losses(tmp_path / "run")) == 6
+    assert short_run.go(text, tmp_path / "run", *steps) == 0
+    assert short_run.curve(tmp_path / "run") == short_run.curve(tmp_path / "whole")
