@@ -58,7 +58,8 @@ class Job(NamedTuple):
     missing: str = ""
 
     def __str__(self):
-        return " ".join((self.module.removeprefix("bench.accelerator_"), *self.names))
+        names = [name for name in self.names if not Path(name).is_absolute()]
+        return " ".join((self.module.removeprefix("bench.accelerator_"), *names))
 
 
 def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
@@ -74,7 +75,13 @@ def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
         for name, weight in zip(models, (80, 30, 45), strict=False)
         for job in (
             Job("c", "bench.accelerator_train", (name,), weight),
-            Job("c", "bench.accelerator_torch", (name, str(nanogpt)), 40, missing=no_nanogpt),
+            Job(
+                "c",
+                "bench.accelerator_torch",
+                (name, str(Path(nanogpt or "").resolve())),
+                40,
+                missing=no_nanogpt,
+            ),
         )
     ]
     generated = tuple(dict.fromkeys((large, small)))
@@ -179,10 +186,12 @@ class Bench:
         ]
         command = child.command(["-m", job.module, *arguments, *job.names])
         path = self._work / "job.log"
-        with path.open("wb") as log:
-            status = run(command, log, seconds, self.show)
-        with (self._out / "log.txt").open("ab") as whole:
-            whole.write(f"== {job.part} {job}\n".encode() + path.read_bytes())
+        try:
+            with path.open("wb") as log:
+                status = run(command, log, seconds, self.show)
+        finally:
+            with (self._out / "log.txt").open("ab") as whole:
+                whole.write(f"== {job.part} {job}\n".encode() + path.read_bytes())
         if row := end_of_job(status, seconds, last_line(path)):
             self.add(job, row)
 
@@ -242,42 +251,57 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="only write OUT/report.md anew")
     args = parser.parse_args(arguments)
     if unknown := set(args.parts.split(",")) - set(accelerator_report.PARTS):
-        parser.error(f"--parts: {', '.join(sorted(unknown))}: give some of {names}")
-    if args.nanogpt and not Path(args.nanogpt, "model.py").is_file():
-        parser.error(f"--nanogpt: {args.nanogpt} has no model.py: give a clone of karpathy/nanoGPT")
+        parser.error(f"--parts: {', '.join(map(repr, sorted(unknown)))}: give some of {names}")
+    model = Path(args.nanogpt or "", "model.py")
+    if args.nanogpt and not (model.is_file() and "class GPT(" in model.read_text(errors="replace")):
+        parser.error(
+            f"--nanogpt: {model} with `class GPT` is not there: give a clone of karpathy/nanoGPT"
+        )
+    if args.report and not (args.out / accelerator_rows.FILE_NAME).exists():
+        parser.error(f"--report: {args.out} has no {accelerator_rows.FILE_NAME}")
     return args
 
 
 def main(arguments: list[str]) -> int:
     """Runs the program; returns its exit status."""
     args, start = read_arguments(arguments), time.monotonic()
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        n_before = len(accelerator_rows.read(args.out))
+    except (OSError, ValueError) as error:
+        errors.print_error(f"--out: {error}")
+        return 2
+    status = 0 if args.report else measure(args, start, arguments)
+    rows = accelerator_rows.read(args.out)
+    (args.out / "report.md").write_text(accelerator_report.page(rows))
+    new = [] if args.report else rows[n_before:]
+    words = [accelerator_report.summary(new)] * (not args.report)
+    print("; ".join([*words, str(args.out / "report.md")]), flush=True)
+    return status or int(any(row.get("verdict") in accelerator_rows.FAILURES for row in new))
+
+
+def measure(args: argparse.Namespace, start: float, arguments: list[str]) -> int:
+    """Runs the parts. Returns 0; 2 if there is no device, 130 after Ctrl-C."""
     out = args.out.resolve()
-    n_before = len(accelerator_rows.read(out))
-    if not args.report:
-        with tempfile.TemporaryDirectory(prefix="accelerator-") as folder:
-            work = Path(folder)
-            for name, value in ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
-            try:
-                probed = probe(work)
-            except RuntimeError as error:
-                errors.print_error(str(error))
-                return 2
-            facts = probed | {
-                "command": " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)]),
-                "call": accelerator_rows.today(),
-            }
-            print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)
-            todo = jobs(args.parts.split(","), args.nanogpt, facts["device"] == "cpu")
+    with tempfile.TemporaryDirectory(prefix="accelerator-") as folder:
+        work = Path(folder)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
+        try:
+            facts = probe(work)
+        except RuntimeError as error:
+            errors.print_error(str(error))
+            return 2
+        facts["command"] = " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)])
+        facts["call"] = accelerator_rows.today()
+        print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)
+        todo = jobs(args.parts.split(","), args.nanogpt, facts["device"] == "cpu")
+        try:
             Bench(out, work, facts, start + 60 * args.minutes).run(todo)
-    rows = accelerator_rows.read(out)
-    (out / "report.md").write_text(accelerator_report.page(rows))
-    if args.report:
-        return 0
-    print(f"{accelerator_report.summary(rows[n_before:])}; {args.out / 'report.md'}", flush=True)
-    return int(any(r.get("verdict") in accelerator_rows.FAILURES for r in rows[n_before:]))
+        except KeyboardInterrupt:
+            return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -168,6 +168,11 @@ def masked_matmul(sizes_E, x_RD, weight_EDG):
     return sum(parts[1:], parts[0])
 
 
+def grouped_title(shape: tuple[int, int, int, int]) -> str:
+    """The name of a case of the grouped matmul."""
+    return "grouped matmul {} x {} x {}, {} weights".format(*shape)
+
+
 def compare_grouped(shape: tuple[int, int, int, int]) -> dict[str, Figures]:
     """The grouped matmul; the second group is empty, and some rows are in none."""
     R, D, G, E = shape
@@ -179,8 +184,7 @@ def compare_grouped(shape: tuple[int, int, int, int]) -> dict[str, Figures]:
         return grouped_matmul.grouped_matmul(x_RD, weight_EDG, sizes_E)
 
     masked = functools.partial(masked_matmul, sizes_E)
-    words = f"grouped matmul {R} x {D} x {G}, {E} weights"
-    return compare({words: multiply}, masked, [x_RD, weight_EDG], dy_RG)
+    return compare({grouped_title(shape): multiply}, masked, [x_RD, weight_EDG], dy_RG)
 
 
 def measure(recorder: accelerator_rows.Recorder, names: list[str]) -> None:
@@ -195,7 +199,7 @@ def measure(recorder: accelerator_rows.Recorder, names: list[str]) -> None:
     work: list[tuple[str, Callable[[], dict[str, Figures]]]] = [
         (str(case), functools.partial(compare_attention, case, platform)) for case in cases
     ]
-    products = [(f"grouped matmul {n}", functools.partial(compare_grouped, n)) for n in grouped]
+    products = [(grouped_title(n), functools.partial(compare_grouped, n)) for n in grouped]
     work[len(PATTERNS) : len(PATTERNS)] = products
     if names:
         work = [(what, compute) for what, compute in work if what == names[0]]

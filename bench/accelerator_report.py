@@ -16,6 +16,7 @@ PARTS = {
 }
 # Columns of a terminal of 80: what, figures, verdict; a wider one gives more to the first two.
 WIDTHS = 31, 32, 13
+UNMEASURED = "out of time", "not measured"
 FACTS = ("card", "driver", "python", "jax", "jaxlib", "flax", "torch", "transformers")
 
 
@@ -39,12 +40,20 @@ def header(facts: Row, width: int) -> str:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """The rows without those of jobs that a later call has run again, and without figures that
-    their own job has replaced by later ones."""
+    """The newest row of each case. What a later call did not measure stays as an earlier one found
+    it; rows about a job as a whole, and about what was not measured, are of its last call alone."""
     rows = list(rows)
     calls = {(row["part"], row["job"]): row["call"] for row in rows}
-    last = [row for row in rows if row["call"] == calls[row["part"], row["job"]]]
-    return list({(row["part"], row["job"], row["what"]): row for row in last}.values())
+    found: dict[tuple, Row] = {}
+    for row in rows:
+        is_unmeasured = row.get("verdict") in UNMEASURED
+        is_last = row["call"] == calls[row["part"], row["job"]]
+        key = row["part"], row["job"], row["what"]
+        if (is_last or not is_unmeasured and row["what"] != row["job"]) and not (
+            is_unmeasured and key in found
+        ):
+            found[key] = row
+    return list(found.values())
 
 
 def page(rows: list[Row]) -> str:
@@ -55,12 +64,16 @@ def page(rows: list[Row]) -> str:
         return "# bench.accelerator\n\nNothing was measured.\n"
     cards = list(dict.fromkeys(row["card"] for row in rows))
     text = f"# bench.accelerator on {', '.join(cards)}\n\n"
+    if any(row["device"] == "cpu" for row in rows):
+        text += "**Toy sizes on a CPU: they check the program, and say nothing of speed.**\n\n"
     software = dict.fromkeys(
         ", ".join(f"{name} {row[name]}" for name in FACTS if name in row) for row in rows
     )
     dates = sorted(row["date"] for row in rows)
     text += "".join(f"- {words}\n" for words in software) + f"- {dates[0]} to {dates[-1]}\n"
     text += "".join(f"- `{command}`\n" for command in dict.fromkeys(r["command"] for r in rows))
+    last = max(row["call"] for row in rows)
+    rows = [row if row["call"] == last else row | {"of": row["date"]} for row in rows]
     if failed := [row for row in rows if row.get("verdict") in FAILURES]:
         text += "\n## Wrong or failed\n\n" + table(failed)
     if targets := [row for row in rows if "target" in row]:

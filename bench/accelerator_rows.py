@@ -32,15 +32,16 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "tokens_per_s": "{:,.0f} tokens/s".format,
     "mfu": "MFU {:.1%}".format,
     "to_dense": "{:.2f} x dense".format,
-    "to_nanogpt": "{:.2f} x nanoGPT".format,
-    "to_transformers": "{:.2f} x transformers".format,
+    "to_nanogpt": "{:.2f} x nanoGPT's speed".format,
+    "to_transformers": "{:.2f} x transformers' speed".format,
     "to_floor": "{:.2f} x the floor".format,
     "share": "{:.1%}".format,
     "gb_per_s": "{:,.3g} GB/s".format,
     "ms": lambda ms: f"{units.sig3(ms)} ms",
-    "peak_bytes": units.human_bytes,
+    "peak_bytes": lambda n: f"peak {units.human_bytes(n)}",
     "seconds": "{:.0f} s".format,
     "note": str,
+    "of": "of {}".format,  # an earlier call
 }
 Row = dict[str, Any]
 Figures = dict[str, Any]
@@ -62,10 +63,20 @@ def append(out: Path, row: Mapping[str, Any]) -> None:
 
 
 def read(out: Path) -> list[Row]:
-    """Returns the rows so far; a last line that is not complete is left out."""
-    path = out / FILE_NAME
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+    """Returns the rows so far; a last line that is not complete is left out. ValueError with the
+    number of a line that is no row."""
+    path, rows = out / FILE_NAME, []
+    for number, line in enumerate(path.read_text().splitlines(True) if path.exists() else (), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = {}
+        if not isinstance(row, dict) or not row.keys() >= {"part", "what", "job", "call", "date"}:
+            raise ValueError(f"{path}:{number} is no row of bench.accelerator: delete it")
+        rows.append(row)
+    return rows
 
 
 def show_figures(row: Row) -> str:

@@ -139,11 +139,12 @@ def measure_transformers(recorder: Recorder, names: list[str]) -> None:
         generate = hf_generate(model, batch, n_prompt)
         figures = accelerator_generation.time_generation(generate, batch, n_prompt, n_new)
         for what, theirs in figures.items():
+            recorder.add(f"{name} transformers {what}, batch {batch}", **theirs)
             ours = recorder.best(f"{name} {what}, batch {batch}")
-            ratio = {}
             if ours and "tokens_per_s" in theirs:
-                ratio = {"to_transformers": ours["tokens_per_s"] / theirs["tokens_per_s"]}
-            recorder.add(f"{name} transformers {what}, batch {batch}", **theirs, **ratio)
+                ratio = ours["tokens_per_s"] / theirs["tokens_per_s"]
+                title = f"{name} gptjax against transformers, {what}, batch {batch}"
+                recorder.add(title, to_transformers=ratio)
 
     recorder.measure(
         (f"{name} transformers, batch {batch}", functools.partial(measure, name, batch))

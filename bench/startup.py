@@ -160,9 +160,11 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run, cache = pathlib.Path(folder) / "run", f"{folder}/compiled"
         flags = [f"--config={args.config}", "train.steps=2", f"--run_dir={run}"]
-        subprocess.run(
-            [sys.executable, "-m", "gptjax.train", *flags], stdout=subprocess.DEVNULL, check=True
+        done = subprocess.run(
+            [sys.executable, "-m", "gptjax.train", *flags], stdout=subprocess.DEVNULL
         )
+        if done.returncode:
+            sys.exit(done.returncode)  # its error is on the screen
         for i in range(args.rounds + 1):
             flags = [f"--config={args.config}", f"--run_dir={folder}/new_{i}"]
             starts["train"].append(start_program("train", flags, cache))

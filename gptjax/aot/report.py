@@ -133,7 +133,8 @@ def _interval_rows(summary: dict[str, Any]):
     if summary["step_interval"] is None:
         return []
     least, most = map(format_seconds, summary["step_interval"])
-    return [("    interval", f"{least} to", f"{most}, as 12 held-out published steps")]
+    ratios = "{} to {}".format(*step_time.RATIOS)
+    return [("    interval", f"{least} to", f"{most}: 12 published steps were {ratios} x")]
 
 
 def _kernel_rows(summary: dict[str, Any]):

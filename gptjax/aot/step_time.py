@@ -260,8 +260,8 @@ def summarize(compiled: compile.CompiledStep, estimate: Estimate) -> dict[str, A
         "exposed_seconds": estimate.exposed,
         "step_seconds": estimate.step,
         "step_interval": [ratio * estimate.step for ratio in RATIOS]
-        if compiled.target.platform == "tpu"
-        else None,
+        if compiled.target.platform == "tpu" and config.compute.matmul_dtype == "auto"
+        else None,  # no published step is like it
         "mfu": estimate.mfu,
         "days": run_days(estimate, config),
     }

@@ -20,15 +20,15 @@ REMAT_NAMES = (
 
 @record
 class Compute:
-    """Choices that change speed and memory, not the mathematics."""
+    """Choices that change speed, memory and rounding, not the mathematics."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; parameters and their updates are float32. auto: bfloat16 on TPU and GPU,
     float32 on CPU."""
     matmul_dtype: Literal["auto", "float8"] = "auto"
     """Of the products of layers and their weights, in training. auto: as dtype; float8: 8 bits in
-    both passes (model/float8.py), which changes rounding; needs requirements-float8.txt, and is not
-    for experts."""
+    both passes (model/float8.py), for chips that multiply those faster, such as the H100; needs
+    requirements-float8.txt, and is not for experts."""
     remat: str = "none"
     """What a layer saves for its backward pass. none: everything; full: only its input, and the
     rest is recomputed; else names of REMAT_NAMES (attention, qkv, mid, up) joined by +."""

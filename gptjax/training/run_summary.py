@@ -72,7 +72,8 @@ def summarize(context: Any) -> list[tuple[str, str]]:
             "devices",
             f"{len(devices)} "
             f"{devices[0].device_kind}{f' as {sizes}' if sizes else ''}{process_note}, "
-            f"{execution_policy.dtype.__name__}",
+            f"{execution_policy.dtype.__name__}"
+            + (", products of layers in float8" if c.compute.matmul_dtype == "float8" else ""),
         ),
         (
             "run",

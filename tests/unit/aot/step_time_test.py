@@ -172,9 +172,13 @@ def test_the_estimate_is_rendered(compiled):
         and max(map(len, said.splitlines())) <= 100
     )
     low, high = (ratio * found["step_seconds"] for ratio in step_time.RATIOS)
-    assert f"interval {report.format_seconds(low)} to  {report.format_seconds(high)}, as" in (
-        re.sub(r"interval +", "interval ", said)
+    assert (
+        f"interval {report.format_seconds(low)} to  {report.format_seconds(high)}: 12 published"
+        in (re.sub(r"interval +", "interval ", said))
     )
+    float8 = tiny.replace_parts(compiled.config, compute={"matmul_dtype": "float8"})
+    rounded = dataclasses.replace(compiled, config=float8)
+    assert step_time.summarize(rounded, step_time.estimate(compiled))["step_interval"] is None
     assert "repeated" not in said
     tight = report.render(found | {"recomputed_seconds": found["compute_seconds"] / 2})
     assert "of it repeated" in tight and "for lack of memory" in tight

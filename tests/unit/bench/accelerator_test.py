@@ -84,6 +84,15 @@ def test_a_line_that_is_not_complete_is_left_out(tmp_path):
     assert [row["what"] for row in accelerator_rows.read(tmp_path)] == ["x"]
 
 
+@pytest.mark.parametrize("line", ["{", "[]", '{"part": "a"}'])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    recorder(tmp_path).add("x", ms=1)
+    with open(tmp_path / accelerator_rows.FILE_NAME, "a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match="rows.jsonl:2 is no row of bench.accelerator: delete it"):
+        accelerator_rows.read(tmp_path)
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 HANGS = """
@@ -185,8 +194,8 @@ def test_exit_status(verdict, status, tmp_path, module, monkeypatch, capsys):
 def test_jobs_of_the_parts():
     named = [str(job) for job in accelerator.jobs(["c", "f"], "/nanogpt", False)]
     assert named == [
-        *("train 350m", "torch 350m /nanogpt", "train 124m", "torch 124m /nanogpt"),
-        *("train 1.3b", "torch 1.3b /nanogpt", "trace 350m"),
+        *("train 350m", "torch 350m", "train 124m", "torch 124m"),
+        *("train 1.3b", "torch 1.3b", "trace 350m"),
     ]
     without = accelerator.jobs(["c"], None, True)
     assert [job.module for job in without if not job.missing] == ["bench.accelerator_train"]
@@ -197,7 +206,14 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, monkeypatch, capsys):
         accelerator.read_arguments(["--parts=a,g"])
     with pytest.raises(SystemExit):
         accelerator.read_arguments([f"--nanogpt={tmp_path}"])
-    assert f"{tmp_path} has no model.py: give a clone" in capsys.readouterr().err
+    assert "model.py with `class GPT` is not there: give a clone" in capsys.readouterr().err
+    (tmp_path / "model.py").write_text("class GPT(nn.Module):")
+    assert accelerator.read_arguments([f"--nanogpt={tmp_path}"]).nanogpt == str(tmp_path)
+    with pytest.raises(SystemExit):
+        accelerator.main([f"--out={tmp_path}", "--report"])
+    assert f"--report: {tmp_path} has no rows.jsonl" in capsys.readouterr().err
+    assert accelerator.main([f"--out={tmp_path / 'model.py'}"]) == 2
+    assert capsys.readouterr().err.startswith("error: --out: ")
     for name in (*accelerator.ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     monkeypatch.delenv("JAX_PLATFORMS")
@@ -238,17 +254,25 @@ ROWS = [
 ROWS = [row | FACTS | {"date": f"2026-12-0{i + 1}T00:00:00Z"} for i, row in enumerate(ROWS)]
 
 
-def test_a_job_that_is_run_again_replaces_all_its_rows():
-    """Also those whose names do not come back, such as of a process that was killed."""
+def test_a_later_call_replaces_what_it_has_measured():
+    """And what it had no time for stays as it was found, first of all what is WRONG."""
     row, later = ROWS[0], {"call": "2026-12-02T00:00:00Z"}
-    failed = row | {"what": "kernels", "verdict": "failed"}
-    left_out = [row | {"what": what, "verdict": "out of time"} for what in "xy"]
+    killed = row | {"what": "kernels", "verdict": "failed"}  # of the job as a whole
+    wrong, left_out = (row | {"what": "x", "verdict": v} for v in ("WRONG", "out of time"))
     other = row | {"job": "other"}
-    assert accelerator_report.newest([failed, other, *left_out]) == [failed, other, *left_out]
-    assert accelerator_report.newest([failed, *left_out, other, row | later]) == [
-        other,
-        row | later,
-    ]
+    first = [killed, wrong, row | {"verdict": "WRONG"}, other, left_out | {"what": "y"}]
+    assert accelerator_report.newest(first) == first
+    second = [row | later, left_out | later]
+    assert accelerator_report.newest([*first, *second]) == [wrong, row | later, other]
+    page = accelerator_report.page([*first, *second])
+    failed = page.partition("## Wrong or failed")[2].partition("##")[0]
+    assert "| x | relative error 3.0e-03, of 2026-12-01T00:00:00Z | WRONG |" in failed
+    assert failed.count("WRONG") == 1
+
+
+def test_rows_of_a_cpu_are_said_to_mean_nothing():
+    assert "Toy sizes" not in accelerator_report.page(ROWS)
+    assert "**Toy sizes on a CPU" in accelerator_report.page([ROWS[0] | {"device": "cpu"}])
 
 
 def test_the_page_has_targets_failures_and_the_newest_figures():
