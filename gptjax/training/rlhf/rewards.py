@@ -164,7 +164,15 @@ class ModelReward:
 
     def __call__(self, rollout: Rollout, lengths_B: jax.Array) -> jax.Array:
         """As Reward.__call__."""
-        return self._scores(self.params, rollout.tokens_BT, rollout.first_B + lengths_B - 1)
+        last_B = last_index(rollout.first_B, lengths_B)
+        return self._scores(self.params, rollout.tokens_BT, last_B)
+
+
+@jax.jit
+def last_index(first_B: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Returns the index of the last token of each text. One program, which has the 1 in it: the
+    training loop forbids implicit transfers of numbers."""
+    return first_B + lengths_B - 1
 
 
 def of_model(source: Any, text: str, row_tokens: int, tokenizer: Tokenizer) -> ModelReward:
