@@ -16,7 +16,7 @@ def test_a_reward_model_in_bfloat16_keeps_its_scores_and_half_of_its_memory():
     c = tiny.replace_parts(tiny.config(n_layers=2), compute={"dtype": "bfloat16"})
     mesh = tiny.MAKE_MESH(c.mesh, jax.devices()[:1])
     step = reward.build(c, "cpu", mesh, None)
-    tokens_BT = tiny.random_tokens(c, 3)[:, :-1]
+    tokens_BT = jnp.asarray(tiny.random_tokens(c, 3)[:, :-1])
     with jax.set_mesh(mesh):
         params = step.model.init(jax.random.key(0), tokens_BT)["params"]
         source = types.SimpleNamespace(
