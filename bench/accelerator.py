@@ -47,19 +47,20 @@ ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}
 MODELS = ("350m", "124m", "1.3b")
 
 
+class NoDevice(Exception):
+    """There is no device to measure."""
+
+
 class Job(NamedTuple):
     """A process of a part. names: what it measures. weight: its share of the time. missing: why it
     is left out, "" if it is not."""
 
     part: str
+    title: str
     module: str
     names: tuple[str, ...]
     weight: float
     missing: str = ""
-
-    def __str__(self):
-        names = [name for name in self.names if not Path(name).is_absolute()]
-        return " ".join((self.module.removeprefix("bench.accelerator_"), *names))
 
 
 def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
@@ -68,34 +69,27 @@ def jobs(parts: list[str], nanogpt: str | None, is_toy: bool) -> list[Job]:
     has_torch, has_transformers = map(importlib.util.find_spec, ("torch", "transformers"))
     no_nanogpt = "" if nanogpt else "give nanoGPT's source with --nanogpt=DIR"
     no_nanogpt = no_nanogpt if has_torch else "torch is not installed"
+    no_transformers = "" if has_torch and has_transformers else "transformers is not installed"
     models = ("toy",) if is_toy else MODELS
     small, large = models[min(1, len(models) - 1)], models[-1]
+    train, torch = "bench.accelerator_train", "bench.accelerator_torch"
     training = [
         job
         for name, weight in zip(models, (80, 30, 45), strict=False)
         for job in (
-            Job("c", "bench.accelerator_train", (name,), weight),
-            Job(
-                "c",
-                "bench.accelerator_torch",
-                (name, str(Path(nanogpt or "").resolve())),
-                40,
-                missing=no_nanogpt,
-            ),
+            Job("c", f"steps of {name}", train, (name,), weight),
+            Job("c", f"steps of nanoGPT, {name}", torch, (name, str(nanogpt)), 40, no_nanogpt),
         )
     ]
     generated = tuple(dict.fromkeys((large, small)))
     found = [
-        Job("a", "bench.accelerator_kernels", (), 60),
-        Job("b", "bench.accelerator_resume", (), 75),
+        Job("a", "kernels", "bench.accelerator_kernels", (), 60),
+        Job("b", "a run", "bench.accelerator_resume", (), 75),
         *training,
-        Job("d", "bench.accelerator_train", (small,), 45),
-        Job("e", "bench.accelerator_generation", generated, 35),
-        Job(
-            *("e", "bench.accelerator_torch", generated, 20),
-            missing="" if has_torch and has_transformers else "transformers is not installed",
-        ),
-        Job("f", "bench.accelerator_trace", models[:1], 20),
+        Job("d", f"lengths, {small}", train, (small,), 45),
+        Job("e", "generation", "bench.accelerator_generation", generated, 35),
+        Job("e", "generation by transformers", torch, generated, 20, no_transformers),
+        Job("f", "a trace", "bench.accelerator_trace", models[:1], 20),
     ]
     return [job for job in found if job.part in parts]
 
@@ -155,7 +149,7 @@ class Bench:
 
     def add(self, job: Job, figures: Row) -> None:
         """Records and prints a row about a job as a whole."""
-        row = {"part": job.part, "what": str(job), "job": str(job)} | figures | self._facts
+        row = {"part": job.part, "what": job.title, "job": job.title} | figures | self._facts
         accelerator_rows.append(self._out, row | {"date": accelerator_rows.today()})
         self.show()
 
@@ -181,7 +175,7 @@ class Bench:
             f"--part={job.part}",
             f"--out={self._out}",
             f"--work={self._work}",
-            f"--facts={json.dumps(self._facts | {'job': str(job)})}",
+            f"--facts={json.dumps(self._facts | {'job': job.title})}",
             f"--seconds={seconds - STOP_SECONDS:.1f}",
         ]
         command = child.command(["-m", job.module, *arguments, *job.names])
@@ -191,26 +185,26 @@ class Bench:
                 status = run(command, log, seconds, self.show)
         finally:
             with (self._out / "log.txt").open("ab") as whole:
-                whole.write(f"== {job.part} {job}\n".encode() + path.read_bytes())
+                whole.write(f"== {job.part} {job.title}\n".encode() + path.read_bytes())
         if row := end_of_job(status, seconds, last_line(path)):
             self.add(job, row)
 
 
 def probe(work: Path) -> Row:
     """The card and versions, from a process of its own, so that this one holds no memory of the
-    device. RuntimeError with the last line of what it prints if it fails or hangs."""
+    device. NoDevice with the last line of what it prints if it fails or hangs."""
     paths = work / "facts.json", work / "facts.log"
     with paths[0].open("wb") as out, paths[1].open("wb") as log:
         command = child.command(["-m", "bench.accelerator_rows"])
         try:
             done = subprocess.run(command, stdout=out, stderr=log, timeout=PROBE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"jax found no device within {PROBE_SECONDS} s") from None
+            raise NoDevice(f"jax found no device within {PROBE_SECONDS} s") from None
     if done.returncode:
-        raise RuntimeError(f"jax found no device: {last_line(paths[1])}")
+        raise NoDevice(f"jax found no device: {last_line(paths[1])}")
     facts = json.loads(paths[0].read_text().splitlines()[-1])
     if facts["device"] == "cpu" and "JAX_PLATFORMS" not in os.environ and (gpu := nvidia_gpu()):
-        raise RuntimeError(
+        raise NoDevice(
             f"nvidia-smi lists {gpu}, but jax sees the CPU alone: install requirements-gpu.txt, "
             f"or set JAX_PLATFORMS=cpu to measure the CPU. jax says: {last_line(paths[1])}"
         )
@@ -271,28 +265,28 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         errors.print_error(f"--out: {error}")
         return 2
-    status = 0 if args.report else measure(args, start, arguments)
+    try:
+        status = 0 if args.report else measure(args, start, arguments)
+    except NoDevice as error:
+        errors.print_error(str(error))
+        return 2
     rows = accelerator_rows.read(args.out)
     (args.out / "report.md").write_text(accelerator_report.page(rows))
-    new = [] if args.report else rows[n_before:]
+    new = [] if args.report else accelerator_report.newest(rows[n_before:])
     words = [accelerator_report.summary(new)] * (not args.report)
     print("; ".join([*words, str(args.out / "report.md")]), flush=True)
     return status or int(any(row.get("verdict") in accelerator_rows.FAILURES for row in new))
 
 
 def measure(args: argparse.Namespace, start: float, arguments: list[str]) -> int:
-    """Runs the parts. Returns 0; 2 if there is no device, 130 after Ctrl-C."""
+    """Runs the parts. Returns 0, or 130 after Ctrl-C. NoDevice as `probe`."""
     out = args.out.resolve()
     with tempfile.TemporaryDirectory(prefix="accelerator-") as folder:
         work = Path(folder)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
-        try:
-            facts = probe(work)
-        except RuntimeError as error:
-            errors.print_error(str(error))
-            return 2
+        facts = probe(work)
         facts["command"] = " ".join(["python -m bench.accelerator", *map(shlex.quote, arguments)])
         facts["call"] = accelerator_rows.today()
         print(accelerator_report.header(facts, shutil.get_terminal_size().columns), flush=True)

@@ -51,7 +51,7 @@ class Constants(NamedTuple):
 
 class Point(NamedTuple):
     """A step that was measured. changes: of the config of gptjax. rows: of a device, as jax counts
-    devices. flops: the reader's figure is TFLOP/s of a chip by MaxText's formula, not seconds."""
+    devices. in_tflops: `measured` is TFLOP/s of a chip by MaxText's formula, not seconds."""
 
     config: str
     topology: str
@@ -126,15 +126,13 @@ def scaled_point(log_scale, topology, slices, rows, tensor, saves, tflops, folde
     return Point("llama3_8b", name, 2048, rows, tflops, saves, source, changes, label, True)
 
 
-def v6e(config: str, topology: str, n_ctx: int, rows: int, seconds: float, saves, folder, *more):
-    """A point of the recipes for v6e. more: a label where config is not the model, and changes."""
+def v6e(config, topology, n_ctx, rows, seconds, saves, folder, changes=(), label="") -> Point:
+    """A point of the recipes for v6e."""
     source = f"{RECIPES}trillium/{folder}/README.md"
-    label = "".join(more[:1])
-    return Point(config, topology, n_ctx, rows, seconds, saves, source, LLAMA31 + more[1:], label)
+    return Point(config, topology, n_ctx, rows, seconds, saves, source, LLAMA31 + changes, label)
 
 
-LLAMA2_70B = ("llama2_70b", "model.n_vocab=32000")
-MISTRAL_7B = ("mistral_7b", "model.n_vocab=32000")
+WORDS_32K = ("model.n_vocab=32000",)  # of Llama 2 and Mistral
 LLAMA_405B = (
     "model.n_layers=126",
     "model.d_model=16384",
@@ -150,18 +148,20 @@ POINTS = [
     v6e("llama31_8b", "v6e-32", 8192, 3, 3.495, HEADS, "Llama3.1-8B-MaxText/v6e-32"),
     v6e("llama31_8b", "v6e-64", 8192, 5, 5.652, HEADS, "Llama3.1-8B-MaxText/v6e-64"),
     v6e("llama31_8b", "v6e-256", 8192, 4, 4.546, HEADS, "Llama3.1-8B-MaxText/v6e-256"),
-    v6e("llama3_70b", "v6e-256", 4096, 3, 9.052, INPUTS, "Llama2-70B-MaxText", *LLAMA2_70B),
     # fmt: on
+    v6e("llama3_70b", "v6e-256", 4096, 3, 9.052, INPUTS, "Llama2-70B-MaxText", WORDS_32K,
+        "llama2_70b"),
     fewer(3, Point(
         "gpt3_175b", "v6e-256", 2048, 2, 17.182, INPUTS,
         f"{RECIPES}trillium/GPT3-175B-MaxText/bf16/README.md", GPT3,
     )),
     fewer(5, v6e("llama31_70b", "v6e-256", 8192, 1, 42.656, INPUTS,
         "Llama3.1-70B-MaxText/v6e-256")),
-    fewer(6, v6e("llama3_8b", "v6e-8", 8192, 3, 6.320, INPUTS, "Mistral-7B-MaxText", *MISTRAL_7B)),
+    fewer(6, v6e("llama3_8b", "v6e-8", 8192, 3, 6.320, INPUTS, "Mistral-7B-MaxText", WORDS_32K,
+        "mistral_7b")),
     Point(
         "llama3_70b", "v5p-1024", 4096, 4, 4 * 4096 / 692, OUTPUTS, TIERS,
-        (*LLAMA31, *LLAMA2_70B[1:]), LLAMA2_70B[0],
+        LLAMA31 + WORDS_32K, "llama2_70b",
     ),
     fewer(2, Point(
         "llama31_70b", "v5p-1024", 8192, 1, 131.474, INPUTS,
@@ -224,7 +224,7 @@ def compile_point(point: Point) -> Row:
         row["command"] = shlex.join(command[1:])
         if done.returncode == 0:
             plan = json.loads(done.stdout)
-            row |= {name: plan[name] for name in ("chips", "remat", "fits", "peak_bytes")}
+            row |= {name: plan[name] for name in ("chips", "remat", "peak_bytes")}
             for name in ("floor", "compile"):
                 row[f"{name}_seconds"] = plan[f"{name}_seconds"]
             for name in ("compute", "recomputed"):  # by the compiler's cycles

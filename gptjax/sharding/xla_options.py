@@ -85,7 +85,10 @@ def configure_runtime(compute: schema.Compute | None = None) -> None:
     topology.prepare_backends()
     tune_malloc()
     is_on_device = compute is not None and compute.microbatch_loop == "device"
-    is_simulated = SIMULATED_DEVICES in os.environ.get("XLA_FLAGS", "")
+    is_simulated = (
+        SIMULATED_DEVICES in os.environ.get("XLA_FLAGS", "")
+        or jax.config.values["jax_num_cpu_devices"] > 1
+    )
     jax.config.update("jax_cpu_enable_async_dispatch", is_on_device and not is_simulated)
     if MIN_COMPILE_TIME_VARIABLE not in os.environ:
         # With a compilation cache (JAX_COMPILATION_CACHE_DIR) jax keeps what took it a second or

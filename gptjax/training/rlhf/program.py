@@ -135,9 +135,10 @@ class RlhfProgram:
         )
         if number == 0 and largest != 0:
             raise AssertionError(f"the policy is the reference, but log p differs by {largest}")
-        bound = SAMPLER_GAP[self._step.model.execution_policy.dtype.__name__]
-        if self._context.config.compute.matmul_dtype == "float8":
-            bound = SAMPLER_GAP["float8"]
+        dtype = self._context.config.compute.matmul_dtype
+        if dtype == "auto":
+            dtype = self._step.model.execution_policy.dtype.__name__
+        bound = SAMPLER_GAP[dtype]
         if gap > bound and "sampler_gap" not in self._context.warnings:
             self._context.warnings.add("sampler_gap")
             self._context.warn(

@@ -1,5 +1,6 @@
 """XLA's options by device."""
 
+import json
 import os
 import platform
 import subprocess
@@ -9,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gptjax.config import schema
 from gptjax.sharding import chips, xla_options
 
 
@@ -126,23 +126,29 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "loop, flags, expected",
+    "loop, variables, expected",
     [
-        ("device", "", True),
-        ("device", "--xla_force_host_platform_device_count=8", False),
-        ("auto", "", False),
+        ("device", {}, [1, True]),
+        ("auto", {}, [1, False]),
+        ("device", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, [2, False]),
+        ("device", {"JAX_NUM_CPU_DEVICES": "2"}, [2, False]),
     ],
 )
-def test_programs_of_simulated_devices_never_overlap(monkeypatch, loop, flags, expected):
+def test_programs_of_simulated_devices_never_overlap(loop, variables, expected):
     """Two with collectives abort."""
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    name = "jax_cpu_enable_async_dispatch"
-    before = jax.config.values[name]
-    try:
-        xla_options.configure_runtime(schema.Compute(microbatch_loop=loop))
-        assert jax.config.values[name] == expected
-    finally:
-        jax.config.update(name, before)
+    program = f"""
+import json, jax
+from gptjax.config import schema
+from gptjax.sharding import xla_options
+xla_options.configure_runtime(schema.Compute(microbatch_loop={loop!r}))
+print(json.dumps([len(jax.devices()), jax.config.values["jax_cpu_enable_async_dispatch"]]))
+"""
+    environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
 
 
 def test_malloc_keeps_memory(monkeypatch):
