@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import threading
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the suite's time is compiling, so: little optimisation, and one cache for the session's
@@ -32,25 +31,12 @@ os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 import jax
 import psutil
 import pytest
-from jax._src.interpreters import mlir
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_cpu_enable_async_dispatch", False
 )  # as sharding.xla_options.configure_runtime does, and for its reason
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-if importlib.metadata.version("jax").startswith("0.10."):
-    # As jax 0.12 does: ten programs in a row share an MLIR context, which takes 10 ms to make.
-    make_ir_context, contexts = mlir.make_ir_context, threading.local()
-
-    def share_ir_context():
-        if getattr(contexts, "left", 0) == 0:
-            contexts.value, contexts.left = make_ir_context(), 10
-        contexts.left -= 1
-        return contexts.value
-
-    mlir.make_ir_context = share_ir_context
 
 MAX_MEMORY_BYTES = 3 * 2**30  # of a worker, before what is compiled is dropped
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
